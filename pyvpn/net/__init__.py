@@ -1,0 +1,1 @@
+"""Adapters between the deaf rooms and the kernel or the reactor; they hold no opinions."""

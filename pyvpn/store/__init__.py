@@ -1,0 +1,1 @@
+"""What is remembered on disk: users, devices, leases."""

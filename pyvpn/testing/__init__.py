@@ -1,0 +1,1 @@
+"""A lab of network namespaces, and the demonstration that runs in it."""

@@ -1,0 +1,1 @@
+"""The domain: sessions, leases, routes, and the router where both directions meet."""

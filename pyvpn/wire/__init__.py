@@ -1,0 +1,1 @@
+"""Bytes to values and back: control frames, their JSON messages, IP headers."""
