@@ -1,0 +1,81 @@
+# make demo    see it work: an office, a home and a VPN between them, on this machine
+# make test    the whole suite
+# make         the other targets
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+
+.PHONY: help demo lab test lint types coverage news clean
+.DELETE_ON_ERROR:
+
+help:
+	@echo 'make demo      log in from home, reach the office: shown in namespaces on this machine'
+	@echo 'make lab       the same lab, with the VPN up, left running for you to play in'
+	@echo 'make test      all tests: unit and live under pytest, the unit tests under trial too'
+	@echo 'make lint      ruff: faults and format'
+	@echo 'make types     mypy, strict'
+	@echo 'make coverage  the unit tests again, with the lines and branches they miss'
+	@echo 'make news      what the next release will say'
+	@echo 'make clean     remove what the targets above made'
+	@echo
+	@echo 'PYTHON=python3.13 chooses the Python (3.11 or newer), VENV=folder where it installs.'
+
+demo: $(VENV)/runtime
+	@exec $(BIN)/python -m pyvpn.testing.demo
+
+lab: $(VENV)/runtime
+	@exec $(BIN)/python -m pyvpn.testing.demo --stay
+
+# The live tests are functions, which trial does not see; every other test is a TestCase, and the
+# equal counts say that none is lost to one of the two runners.
+test: $(VENV)/test
+	$(BIN)/python -m pytest
+	@echo 'The unit tests again, under trial ...'
+	@$(BIN)/python -m twisted.trial --temp-directory=_trial_temp_make tests >_trial_temp_make.log \
+	    2>&1 || { cat _trial_temp_make.log; exit 1; }
+	@trial=$$(sed -n 's/^Ran \([0-9]*\) tests* in .*/\1/p' _trial_temp_make.log); \
+	pytest=$$($(BIN)/python -m pytest --collect-only -q --ignore=tests/live \
+	    | sed -n 's/^\([0-9]*\) tests* collected.*/\1/p'); \
+	if [ "$$trial" = "$$pytest" ]; \
+	then echo "... passed: the same $$trial tests."; \
+	else echo "... trial ran $$trial, pytest $$pytest: is one not a SynchronousTestCase?"; exit 1; \
+	fi
+
+lint: $(VENV)/dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/dev
+	$(BIN)/mypy
+
+coverage: $(VENV)/dev
+	$(BIN)/coverage run -m pytest --ignore=tests/live
+	$(BIN)/coverage report --skip-covered --show-missing
+
+news: $(VENV)/dev
+	$(BIN)/towncrier build --draft --version next
+
+# One stamp for each set of requirements, so that the demonstration installs no test tools.
+$(VENV)/runtime: WHAT = .
+$(VENV)/test: WHAT = .[test]
+$(VENV)/dev: WHAT = .[test,dev]
+$(VENV)/runtime $(VENV)/test $(VENV)/dev: setup.cfg pyproject.toml | $(BIN)/python
+	@echo "Installing into $(VENV), once: $(WHAT)"
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check --editable '$(WHAT)'
+	@touch $@
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	    echo "pyvpn needs Python 3.11 or newer; '$(PYTHON)' is not. Try: make PYTHON=python3.13"; \
+	    exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+	    echo "$(PYTHON) cannot make virtual environments. On Debian and Ubuntu:" \
+	         "sudo apt-get install python3-venv"; \
+	    exit 1; }
+	@$(PYTHON) -m venv $(VENV)
+
+clean:
+	rm -rf .venv .venv-* build dist *.egg-info htmlcov .coverage* .hypothesis _trial_temp* \
+	    .mypy_cache .pytest_cache .ruff_cache twisted/plugins/dropin.cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
