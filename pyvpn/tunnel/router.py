@@ -1,0 +1,234 @@
+"""Where both directions meet: every packet is judged here, one by one, in both directions.
+
+Rules of this file:
+
+* No packet passes unchecked, and no check knows whether we are server or client: the difference
+  lies in the sessions (:class:`~pyvpn.tunnel.session.Session` says whose ``sources`` and
+  ``reachable`` these are).
+* Packets of one flow leave in the order they came, and each sink is called once a batch.
+* Nothing here raises because of a packet.  What is refused is counted, with the reason.
+"""
+
+from __future__ import annotations
+
+from pyvpn.errors import Misuse
+from pyvpn.tunnel.ages import Ages
+from pyvpn.tunnel.counters import Counters, Drop
+from pyvpn.tunnel.prefixes import Prefixes
+from pyvpn.tunnel.session import PacketSink, Session
+from pyvpn.wire.ip import endpoints_of
+
+_UNROUTED6 = bytes(8)
+
+
+class Router:
+    """Carries packets between one TUN and any number of sessions.
+
+    *counters* collects the drops of both directions.
+    """
+
+    def __init__(
+        self,
+        tun: PacketSink,
+        counters: Counters,
+        client_to_client: bool = False,
+        expiry_seconds: float = 60.0,
+    ) -> None:
+        self._tun = tun
+        self.counters = counters
+        self.client_to_client = client_to_client
+        """Whether a session may send to another's addresses; may change at any time.  It decides
+        also where ``reachable`` covers those addresses (10.0.0.0/8 pushed, the pool inside it),
+        or the kernel would hand the packet back to us and so to the other session."""
+        self.expiry_seconds = expiry_seconds
+        """How long a session may be silent before :meth:`tick` says so; may change likewise."""
+        self.sessions: Prefixes[Session] = Prefixes()
+        """Destination to session: the sessions' own addresses, and routes to them."""
+        self._routes: dict[Session, set[tuple[bytes, int]]] = {}
+        # A lower bound of each session's ``heard``, corrected only when it comes up: hearing
+        # from a session, which happens with every batch, costs nothing here.
+        self._heard: Ages[Session] = Ages()
+
+    # -- who is here
+
+    def add(self, session: Session) -> None:
+        """Deliver packets for the session's addresses to it, and watch its silence.
+
+        Raises:
+            Misuse: it is here already, or another session has one of its addresses; nothing
+                is changed then.
+        """
+        if session in self._heard:
+            raise Misuse(f"{session} is in the router already")
+        for address in session.addresses:
+            self._refuse_foreign(address, 8 * len(address), session)
+        for address in session.addresses:
+            self.sessions.add(address, 8 * len(address), session)
+        self._heard.set(session, session.heard)
+
+    def remove(self, session: Session) -> bool:
+        """Forget the session, its addresses and its routes; False when it was not here."""
+        if not self._heard.discard(session):
+            return False
+        for address in session.addresses:
+            self.sessions.remove(address, 8 * len(address))
+        for network, length in self._routes.pop(session, ()):
+            self.sessions.remove(network, length)
+        return True
+
+    def add_route(self, network: bytes, length: int, session: Session) -> None:
+        """Deliver packets for a whole network to *session*; adding it again changes nothing.
+
+        Raises:
+            Misuse: the session is not here, the network is another session's or is none.
+        """
+        if session not in self._heard:
+            raise Misuse(f"a route to {session}, which is not in the router")
+        self._refuse_foreign(network, length, session)
+        self.sessions.add(network, length, session)
+        self._routes.setdefault(session, set()).add((network, length))
+
+    def remove_route(self, network: bytes, length: int) -> bool:
+        """Take back :meth:`add_route`; False when there is no such route.
+
+        An address of the session itself stays deliverable also when a route said the same.
+        """
+        session = self.sessions.exact(network, length)
+        routes = None if session is None else self._routes.get(session)
+        if session is None or routes is None or (network, length) not in routes:
+            return False
+        routes.remove((network, length))
+        if length < 8 * len(network) or network not in session.addresses:
+            self.sessions.remove(network, length)
+        return True
+
+    # -- packets
+
+    def packets_from_tun(self, packets: list[bytes], now: float) -> None:
+        """Give each packet to the session that has its destination.
+
+        *now* is the time of the batch, as in :meth:`packets_from_session`; a carrier by TCP
+        needs no time to send.
+        """
+        lookup = self.sessions.lookup
+        batches: dict[Session, list[bytes]] = {}
+        for packet in packets:
+            ends = endpoints_of(packet)
+            if ends is None:
+                self.counters.drop(Drop.MALFORMED)
+                continue
+            destination = ends[1]
+            # Before the table: a default route to a session holds these addresses too.
+            if _stays_on_link(destination):
+                self.counters.drop(Drop.MULTICAST)
+                continue
+            session = lookup(destination)
+            if session is None:
+                self.counters.drop(Drop.NO_ROUTE)
+            elif session in batches:
+                batches[session].append(packet)
+            else:
+                batches[session] = [packet]
+        self._deliver(batches)
+
+    def packets_from_session(self, session: Session, packets: list[bytes], now: float) -> None:
+        """Pass on what a session may send, to the TUN or to another session.
+
+        The caller has made sure that *packets* came by the session's current carrier
+        (:meth:`~pyvpn.tunnel.session.Session.heard_from`).  Refused packets, too, show that
+        the peer lives.
+        """
+        session.heard = max(session.heard, now)
+        sources, reachable, lookup = session.sources, session.reachable, self.sessions.lookup
+        to_tun: list[bytes] = []
+        batches: dict[Session, list[bytes]] = {}
+        passed = 0
+        for packet in packets:
+            ends = endpoints_of(packet)
+            if ends is None:
+                self._refuse(session, Drop.MALFORMED)
+                continue
+            source, destination = ends
+            if source not in sources:
+                self._refuse(session, Drop.SOURCE)
+                continue
+            if _stays_on_link(destination):
+                self._refuse(session, Drop.MULTICAST)
+                continue
+            other = lookup(destination)
+            if other is not None and other is not session:
+                # Who has no user is no user's device, and no part of their network: the first
+                # generation's clients, whom nobody asked for a password.
+                if not (self.client_to_client and session.user and other.user):
+                    self._refuse(session, Drop.DESTINATION)
+                    continue
+                batches.setdefault(other, []).append(packet)
+            elif destination in reachable:
+                to_tun.append(packet)
+            else:
+                self._refuse(session, Drop.DESTINATION)
+                continue
+            session.packets_in += 1
+            passed += len(packet)
+        session.bytes_in += passed
+        if to_tun:
+            self._tun.send_packets(to_tun)
+        self._deliver(batches)
+
+    # -- time
+
+    def tick(self, now: float) -> list[Session]:
+        """Return the sessions that have been silent for ``expiry_seconds``, longest first.
+
+        They stay in the router: the caller removes them, or waits for them to come back.  One
+        that is neither removed nor heard from is reported again after another
+        ``expiry_seconds``.  Costs what is due, not how many sessions there are.
+        """
+        silent: list[Session] = []
+        limit = now - self.expiry_seconds
+        while (oldest := self._heard.oldest()) is not None and oldest[0] <= limit:
+            since, session = oldest
+            if session.heard > since:
+                self._heard.set(session, session.heard)
+            else:
+                self._heard.discard(session)
+                silent.append(session)
+        for session in silent:
+            self._heard.set(session, now)
+        return silent
+
+    # -- inside
+
+    def _deliver(self, batches: dict[Session, list[bytes]]) -> None:
+        for session, packets in batches.items():
+            if session.carrier is None:
+                self._refuse(session, Drop.NO_CARRIER, len(packets))
+            else:
+                left = len(packets) - session.send_packets(packets)
+                if left:
+                    self._refuse(session, Drop.QUEUE_FULL, left)
+
+    def _refuse(self, session: Session, reason: Drop, n: int = 1) -> None:
+        session.drops.drop(reason, n)
+        self.counters.drop(reason, n)
+
+    def _refuse_foreign(self, network: bytes, length: int, session: Session) -> None:
+        holder = self.sessions.exact(network, length)
+        if holder is not None and holder is not session:
+            raise Misuse(f"{network.hex()}/{length} of {session} belongs to {holder}")
+
+
+def _stays_on_link(address: bytes) -> bool:
+    """Whether no router forwards packets to *address* (4 or 16 bytes).
+
+    Multicast, broadcast and class E, link-local, loopback and "this host" (RFC 6890); for IPv6
+    ``::/64`` holds loopback, the unspecified and the IPv4-mapped addresses.
+    """
+    first = address[0]
+    if len(address) == 4:
+        return first >= 224 or first in (0, 127) or (first == 169 and address[1] == 254)
+    return (
+        first == 0xFF
+        or (first == 0xFE and address[1] & 0xC0 == 0x80)
+        or (first == 0 and address.startswith(_UNROUTED6))
+    )

@@ -1,0 +1,123 @@
+"""A session: one device that is here now."""
+
+from __future__ import annotations
+
+from collections.abc import Container
+from typing import Protocol
+
+from pyvpn.tunnel.counters import Counters
+
+
+class PacketSink(Protocol):
+    """The deaf rooms' view of :class:`pyvpn.interfaces.IPacketSink`."""
+
+    def send_packets(self, packets: list[bytes]) -> int:
+        """Take *packets* in order, drop and count the rest; return how many were taken."""
+
+
+class Session:
+    """Lease, policy, counters and carrier of one device, or of the server as the client sees it.
+
+    It outlives its connections: a new log-in of the same device attaches its connection here,
+    and whatever the old one still does is told apart by *which carrier* did it.  "In" is from
+    the peer, "out" is towards it.  Compared by identity.
+
+    Args:
+        device: the device's id in the store; 0 or less when it has none.
+        user: its user's id; 0 when it has none.
+        name: for people, ``anna/laptop``.
+        addresses: its own tunnel addresses, packed; they stay while the router has the session.
+        reachable: where its packets may go through the TUN.
+        heard: when anything authenticated last came from it (seconds, the caller's clock).
+        sources: where its packets may come from; its own addresses if nothing is said.
+    """
+
+    __slots__ = (
+        "addresses",
+        "bytes_in",
+        "bytes_out",
+        "carrier",
+        "device",
+        "drops",
+        "heard",
+        "name",
+        "packets_in",
+        "packets_out",
+        "reachable",
+        "sources",
+        "user",
+    )
+
+    def __init__(
+        self,
+        device: int,
+        user: int,
+        name: str,
+        addresses: tuple[bytes, ...],
+        reachable: Container[bytes],
+        heard: float,
+        sources: Container[bytes] | None = None,
+    ) -> None:
+        self.device = device
+        self.user = user
+        self.name = name
+        self.addresses = addresses
+        self.reachable = reachable
+        self.heard = heard
+        self.sources: Container[bytes] = addresses if sources is None else sources
+        self.carrier: PacketSink | None = None
+        """How packets travel to it at the moment; None while it is not connected."""
+        self.packets_in = 0
+        """Packets from it that passed every check."""
+        self.bytes_in = 0
+        self.packets_out = 0
+        """Packets for it that its carrier took."""
+        self.bytes_out = 0
+        self.drops = Counters()
+
+    def attach(self, carrier: PacketSink, now: float) -> PacketSink | None:
+        """Let *carrier* carry this session's packets from now on.
+
+        Returns:
+            The carrier it replaces, for the caller to close, or None: there was none, or it was
+            *carrier* itself.
+        """
+        previous, self.carrier = self.carrier, carrier
+        self.heard = max(self.heard, now)
+        return None if previous is carrier else previous
+
+    def detach(self, carrier: PacketSink) -> bool:
+        """End the use of *carrier*.  False, and nothing changes, if it is not the current one."""
+        if self.carrier is not carrier:
+            return False
+        self.carrier = None
+        return True
+
+    def heard_from(self, carrier: PacketSink, now: float) -> bool:
+        """Note that something authenticated arrived by *carrier*.
+
+        False, and nothing changes, if it is not the current one: the caller then drops what
+        arrived, so that a straggler neither keeps a session alive nor speaks for it.
+        """
+        if self.carrier is not carrier:
+            return False
+        self.heard = max(self.heard, now)
+        return True
+
+    def send_packets(self, packets: list[bytes]) -> int:
+        """Hand *packets* to the carrier and count what it took.
+
+        A carrier takes from the front and drops the rest, so the first ones are those that went.
+        Without a carrier nothing is taken; the caller counts that.
+        """
+        if self.carrier is None:
+            return 0
+        taken = self.carrier.send_packets(packets)
+        self.packets_out += taken
+        self.bytes_out += sum(map(len, packets if taken == len(packets) else packets[:taken]))
+        return taken
+
+    def __repr__(self) -> str:
+        """Name and device, and whether it is connected."""
+        state = "detached" if self.carrier is None else "attached"
+        return f"<Session {self.name} device {self.device} {state}>"
