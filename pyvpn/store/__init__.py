@@ -1,1 +1,7 @@
-"""What is remembered on disk: users, devices, leases."""
+"""What outlives the process: users, devices and leases."""
+
+from __future__ import annotations
+
+from pyvpn.store.records import AddressTaken, Device, Gone, NameTaken, TooManyDevices, User
+
+__all__ = ["AddressTaken", "Device", "Gone", "NameTaken", "TooManyDevices", "User"]
