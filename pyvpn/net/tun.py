@@ -1,0 +1,283 @@
+"""The TUN device: the kernel's end of the tunnel, as a descriptor of our own in the reactor.
+
+Rules of this file: nothing raises into the reactor, which would drop us and live on deaf; a
+packet the kernel does not take is counted and forgotten; the loss of the device is told once.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import struct
+from collections.abc import Callable
+from enum import StrEnum
+from typing import Protocol
+
+from twisted.internet.interfaces import IDelayedCall, IReadDescriptor
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from zope.interface import Interface, implementer
+
+from pyvpn.errors import HostError, Misuse
+from pyvpn.interfaces import IPacketSink
+from pyvpn.tunnel.counters import Counters, Drop
+
+BATCH = 32  # packets read per turn of the reactor, so that the connections get theirs
+NAME_LENGTH = 15  # bytes; the kernel's IFNAMSIZ less the terminating zero
+
+_DEVICE = "/dev/net/tun"
+_TUNSETIFF = 0x400454CA
+_IFF_TUN = 0x0001
+_IFF_NO_PI = 0x1000  # no 4-byte header of the kernel's own before each packet
+_REQUEST = struct.Struct("16sH22x")  # struct ifreq: name, flags, padding
+
+_GONE = frozenset({errno.EBADFD, errno.EBADF, errno.ENODEV, errno.ENXIO})
+_PASSING = frozenset({errno.EAGAIN, errno.EIO, errno.ENOMEM, errno.ENOBUFS})
+
+_ATTEMPT = "cannot open the tunnel device {name}: "
+_NO_DEVICE = (
+    f"{_DEVICE} is not there: load the driver with  modprobe tun,  or give it to the container "
+    f"with  --device {_DEVICE}"
+)
+_OPEN_ERRORS = {
+    errno.ENOENT: _NO_DEVICE,
+    errno.ENODEV: _NO_DEVICE,
+    errno.ENXIO: _NO_DEVICE,
+    errno.EACCES: f"we may not use {_DEVICE}: its usual mode is 0666,  chmod 0666 {_DEVICE}",
+    errno.EPERM: f"the container may not use {_DEVICE}: start it with  --device {_DEVICE}",
+}
+_ATTACH_ERRORS = {
+    errno.EPERM: "that needs root or CAP_NET_ADMIN (the systemd units grant it)",
+    errno.EBUSY: "another process holds it: stop that one, or choose another [tunnel] device",
+    errno.EINVAL: (
+        "an interface of that name exists and is not a TUN of this kind: choose another "
+        "[tunnel] device"
+    ),
+}
+
+
+class TunDrop(StrEnum):
+    """Why the TUN lost a packet, beyond the reasons that every sink may have."""
+
+    DOWN = "tun-down"
+    """Somebody set the interface down; it may come up again."""
+    GONE = "tun-gone"
+    """There is no device just now."""
+    REFUSED = "tun-refused"
+    """The kernel takes the bytes for no packet."""
+
+
+_WRITE_ERRORS: dict[int | None, str] = {
+    errno.EAGAIN: Drop.TUN_FULL,
+    errno.ENOBUFS: Drop.TUN_FULL,
+    errno.ENOMEM: Drop.TUN_FULL,
+    errno.EIO: TunDrop.DOWN,
+}
+
+
+class ITunSystem(Interface):
+    """The system calls a TUN needs.  All raise OSError, as the kernel would."""
+
+    def open() -> int:
+        """Open the clone device, non-blocking and closed on exec."""
+
+    def attach(fd: int, name: str) -> str:
+        """Make *fd* the TUN *name* (not persistent, no packet information); return its name."""
+
+    def read(fd: int, size: int) -> bytes:
+        """Read one packet; what is longer than *size* bytes is cut without a word."""
+
+    def write(fd: int, packet: bytes) -> int:
+        """Write one packet."""
+
+    def close(fd: int) -> None:
+        """Close *fd*; the device vanishes with its addresses and routes."""
+
+
+@implementer(ITunSystem)
+class KernelTunSystem:
+    """The real one."""
+
+    read = staticmethod(os.read)
+    write = staticmethod(os.write)
+    close = staticmethod(os.close)
+
+    @staticmethod
+    def open() -> int:
+        return os.open(_DEVICE, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+
+    @staticmethod
+    def attach(fd: int, name: str) -> str:
+        request = _REQUEST.pack(name.encode(), _IFF_TUN | _IFF_NO_PI)
+        answer: bytes = fcntl.ioctl(fd, _TUNSETIFF, request)
+        return str(_REQUEST.unpack(answer)[0].rstrip(b"\0").decode())
+
+
+class TunReactor(Protocol):
+    """What we ask of the reactor."""
+
+    def addReader(self, reader: IReadDescriptor) -> None: ...
+
+    def removeReader(self, reader: IReadDescriptor) -> None: ...
+
+    def callLater(
+        self, delay: float, callable: Callable[..., object], *args: object
+    ) -> IDelayedCall: ...
+
+
+@implementer(IReadDescriptor, IPacketSink)
+class Tun:
+    """One TUN device: packets out of the kernel in batches, packets into it at once.
+
+    Args:
+        reactor: where we are read from.
+        name: of the interface.
+        mtu: bytes of the largest packet; a longer one (somebody raised the interface's MTU)
+            is dropped and counted.  May be assigned while running.
+        received: takes each batch of packets, oldest first.
+        lost: told once, in a turn of its own, with the reason in words, when the device has
+            been deleted under us.  By then we are closed; `open` and `start` may follow.
+        counters: where drops go.
+        system: the kernel, unless a test has another.
+    """
+
+    def __init__(
+        self,
+        reactor: TunReactor,
+        name: str,
+        mtu: int,
+        received: Callable[[list[bytes]], None],
+        lost: Callable[[str], None],
+        counters: Counters,
+        system: ITunSystem | None = None,
+    ) -> None:
+        if not 0 < len(name.encode()) <= NAME_LENGTH:
+            raise Misuse(f"interface name {name!r}: the kernel takes 1 to {NAME_LENGTH} bytes")
+        self.name = name
+        self.mtu = mtu
+        self._reactor = reactor
+        self._received = received
+        self._lost = lost
+        self._counters = counters
+        self._system: ITunSystem = KernelTunSystem() if system is None else system
+        self._fd = -1
+        self._told_of_bug = False
+
+    _log = Logger()
+
+    def open(self) -> None:
+        """Make the device; addresses, MTU and "up" are the business of pyvpn.net.host.
+
+        Raises:
+            HostError: the kernel does not give it; the text says why and what to do.
+            Misuse: it is open.
+        """
+        if self._fd != -1:
+            raise Misuse(f"{self.name} is open")
+        try:
+            fd = self._system.open()
+        except OSError as error:
+            raise self._open_error(error, _OPEN_ERRORS) from error
+        try:
+            self.name = self._system.attach(fd, self.name)
+        except OSError as error:
+            self._system.close(fd)
+            raise self._open_error(error, _ATTACH_ERRORS) from error
+        self._fd = fd
+
+    def start(self) -> None:
+        """Begin to hand out packets."""
+        if self._fd == -1:
+            raise Misuse(f"{self.name} is not open")
+        self._reactor.addReader(self)
+
+    def close(self) -> None:
+        """Give the device back; a closed TUN may be closed, or opened, again."""
+        if self._fd != -1:
+            fd = self._fd
+            self._reactor.removeReader(self)  # asks for our number: before it is gone
+            self._fd = -1
+            self._system.close(fd)
+
+    def send_packets(self, packets: list[bytes]) -> int:
+        """Write each packet; those the kernel does not take are dropped and counted."""
+        write, fd = self._system.write, self._fd
+        accepted = 0
+        for index, packet in enumerate(packets):
+            try:
+                write(fd, packet)
+            except OSError as error:
+                if error.errno in _GONE:
+                    self._counters.drop(TunDrop.GONE, len(packets) - index)
+                    self._device_gone(error)
+                    break
+                self._counters.drop(_WRITE_ERRORS.get(error.errno, TunDrop.REFUSED))
+            else:
+                accepted += 1
+        return accepted
+
+    def fileno(self) -> int:
+        return self._fd
+
+    def logPrefix(self) -> str:
+        return self.name
+
+    def doRead(self) -> None:
+        """Collect what is there, at most a batch, and pass it on in one piece."""
+        read, fd = self._system.read, self._fd
+        mtu = self.mtu
+        packets: list[bytes] = []
+        gone: OSError | None = None
+        for _ in range(BATCH):
+            try:
+                packet = read(fd, mtu + 1)  # one byte more shows what would else be cut
+            except OSError as error:
+                if error.errno not in _PASSING:  # an unknown error is no reason to spin
+                    gone = error
+                break
+            if len(packet) > mtu:
+                self._counters.drop(Drop.TOO_BIG)
+            else:
+                packets.append(packet)
+        if packets:
+            self._pass_on(packets)
+        if gone is not None:
+            self._device_gone(gone)
+
+    def connectionLost(self, reason: Failure) -> None:
+        """The reactor gave us up: the device was deleted, or the reactor itself ends.
+
+        epoll reports a deleted device as an error without anything to read, so this, not
+        doRead, is where we usually hear of it.
+        """
+        if self._fd == -1:
+            return
+        try:
+            self._system.read(self._fd, self.mtu + 1)
+        except OSError as error:
+            if error.errno in _GONE:
+                self._device_gone(error)
+
+    def _pass_on(self, packets: list[bytes]) -> None:
+        try:
+            self._received(packets)
+        except Exception:  # noqa: BLE001 - raised into the reactor, a bug would end the tunnel
+            # Told once: who can provoke the bug with a packet could else fill the disk.
+            if not self._told_of_bug:
+                self._told_of_bug = True
+                self._log.failure("a batch from {name} was lost to a bug of ours", name=self.name)
+
+    def _device_gone(self, error: OSError) -> None:
+        if self._fd == -1:
+            return
+        self.close()
+        # Later: who hears it opens a new device, perhaps with another number, and the reactor
+        # is not to find that in the middle of its work on the old one.
+        self._reactor.callLater(
+            0, self._lost, f"the interface {self.name} is gone ({error.strerror})"
+        )
+
+    def _open_error(self, error: OSError, texts: dict[int, str]) -> HostError:
+        text = texts.get(error.errno or 0, error.strerror or str(error))
+        return HostError(_ATTEMPT.format(name=self.name) + text)

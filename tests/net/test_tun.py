@@ -1,0 +1,396 @@
+"""The TUN device, against a stand-in and against the kernel."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from twisted.internet.error import ConnectionDone
+from twisted.internet.interfaces import IReadDescriptor
+from twisted.internet.testing import MemoryReactorClock
+from twisted.python.failure import Failure
+from twisted.trial.unittest import SynchronousTestCase
+from zope.interface.verify import verifyObject
+
+from pyvpn.errors import HostError, Misuse
+from pyvpn.interfaces import IPacketSink
+from pyvpn.net.tun import BATCH, ITunSystem, KernelTunSystem, Tun, TunDrop
+from pyvpn.tunnel.counters import Counters, Drop
+from tests.net.tun_systems import FakeTunSystem, KernelOutside, Outside, packet
+
+NAME = "pyvpnt0"
+
+
+class TunCase(SynchronousTestCase):
+    """What every test of a TUN needs."""
+
+    outside: Outside
+
+    def begin(self, outside: Outside) -> None:
+        self.outside = outside
+        self.reactor = MemoryReactorClock()
+        self.counters = Counters()
+        self.batches: list[list[bytes]] = []
+        self.losses: list[str] = []
+        self.tun = self.make()
+
+    def make(self, mtu: int = 1420) -> Tun:
+        tun = Tun(
+            self.reactor,
+            NAME,
+            mtu,
+            self.batches.append,
+            self.losses.append,
+            self.counters,
+            self.outside.system,
+        )
+        self.addCleanup(tun.close)
+        return tun
+
+    def opened(self) -> Tun:
+        self.tun.open()
+        self.tun.start()
+        self.outside.set_up(NAME)
+        return self.tun
+
+    def dropped(self) -> dict[str, int]:
+        return {str(reason): n for reason, n in self.counters.dropped.items() if n}
+
+
+class TunBehaviour:
+    """What a TUN does, whatever stands behind it."""
+
+    def test_received(self) -> None:
+        """Waiting packets come as one batch, each whole, in their order."""
+        tun = self.opened()
+        sent = [packet(number, 20 + 100 * number) for number in range(8)]
+        self.outside.put(NAME, sent)
+
+        tun.doRead()
+
+        self.assertEqual([sent], self.batches)
+
+    def test_nothing_waits(self) -> None:
+        """A wake-up for nothing hands out nothing."""
+        self.opened().doRead()
+
+        self.assertEqual([], self.batches)
+
+    def test_largest(self) -> None:
+        """A packet as large as the MTU passes."""
+        tun = self.opened()
+        self.outside.put(NAME, [packet(1, 1420)])
+
+        tun.doRead()
+
+        self.assertEqual([[packet(1, 1420)]], self.batches)
+
+    def test_larger_than_mtu(self) -> None:
+        """A packet larger than our MTU is counted, not cut: somebody raised the interface's."""
+        tun = self.opened()
+        self.outside.set_up(NAME, mtu=1500)
+        self.outside.put(NAME, [packet(1), packet(2, 1421), packet(3)])
+
+        tun.doRead()
+
+        self.assertEqual([[packet(1), packet(3)]], self.batches)
+        self.assertEqual({"larger-than-mtu": 1}, self.dropped())
+
+    def test_sent(self) -> None:
+        """Packets sent come in by the interface, each whole, in their order."""
+        tun = self.opened()
+        sent = [packet(number, 20 + 100 * number) for number in range(8)]
+
+        self.assertEqual(8, tun.send_packets(sent))
+
+        self.assertEqual(sent, self.outside.get(NAME))
+        self.assertEqual({}, self.dropped())
+
+    def test_junk(self) -> None:
+        """What is no packet is refused and counted; those beside it arrive."""
+        tun = self.opened()
+
+        self.assertEqual(2, tun.send_packets([packet(1), b"\0junk", packet(2), b""]))
+
+        self.assertEqual([packet(1), packet(2)], self.outside.get(NAME))
+        self.assertEqual({"tun-refused": 2}, self.dropped())
+
+    def test_down_and_up(self) -> None:
+        """While the interface is down packets are counted; after it everything works again."""
+        tun = self.opened()
+        self.outside.set_down(NAME)
+        self.assertEqual(0, tun.send_packets([packet(1), packet(2)]))
+        tun.doRead()
+        self.outside.set_up(NAME)
+
+        self.assertEqual(1, tun.send_packets([packet(3)]))
+        self.outside.put(NAME, [packet(4)])
+        tun.doRead()
+
+        self.assertEqual([packet(3)], self.outside.get(NAME))
+        self.assertEqual([[packet(4)]], self.batches)
+        self.assertEqual({"tun-down": 2}, self.dropped())
+        self.assertEqual([], self.losses)
+
+    def assert_lost_once(self) -> None:
+        """The loss is told once, later, and nobody reads from the device any more."""
+        self.assertEqual([], self.losses)
+        self.reactor.advance(0)
+        self.assertEqual(
+            ["the interface pyvpnt0 is gone (File descriptor in bad state)"], self.losses
+        )
+        self.assertEqual([], self.reactor.getReaders())
+        self.tun.doRead()
+        self.tun.connectionLost(Failure(ConnectionDone()))
+        self.assertEqual(0, self.tun.send_packets([packet(9)]))
+        self.reactor.advance(1)
+        self.assertEqual(1, len(self.losses))
+
+    def test_deleted_noticed_by_reading(self) -> None:
+        """A read from a deleted device tells its loss once."""
+        tun = self.opened()
+        self.outside.delete(NAME)
+
+        tun.doRead()
+
+        self.assert_lost_once()
+
+    def test_deleted_noticed_by_writing(self) -> None:
+        """A write to a deleted device tells its loss once, and counts the whole batch."""
+        tun = self.opened()
+        self.outside.delete(NAME)
+
+        self.assertEqual(0, tun.send_packets([packet(1), packet(2), packet(3)]))
+
+        self.assertEqual({"tun-gone": 3}, self.dropped())
+        self.assert_lost_once()
+
+    def test_deleted_noticed_by_the_reactor(self) -> None:
+        """A reactor that gives up on a deleted device makes us tell its loss once."""
+        tun = self.opened()
+        self.outside.delete(NAME)
+
+        tun.connectionLost(Failure(ConnectionDone()))
+
+        self.assert_lost_once()
+
+    def test_reactor_ends(self) -> None:
+        """A reactor that lets go of a sound device, because it ends, is no loss."""
+        self.opened().connectionLost(Failure(ConnectionDone()))
+        self.reactor.advance(1)
+
+        self.assertEqual([], self.losses)
+        self.assertNotEqual(-1, self.tun.fileno())
+
+    def test_reopened(self) -> None:
+        """After a loss the same object opens a new device of the same name."""
+        self.opened()
+        self.outside.delete(NAME)
+        self.tun.doRead()
+        self.reactor.advance(0)
+
+        tun = self.opened()
+        self.outside.put(NAME, [packet(1)])
+        tun.doRead()
+
+        self.assertEqual([[packet(1)]], self.batches)
+        self.assertEqual([tun], self.reactor.getReaders())
+
+    def test_name_taken(self) -> None:
+        """A second device of the same name is refused, with the cure, and the first lives."""
+        self.opened()
+
+        error = self.assertRaises(HostError, self.make().open)
+
+        self.assertEqual(
+            "cannot open the tunnel device pyvpnt0: another process holds it: stop that one, or "
+            "choose another [tunnel] device",
+            str(error),
+        )
+        self.assertEqual(1, self.tun.send_packets([packet(1)]))
+
+    def test_closed(self) -> None:
+        """A closed device frees its name, is read no more, and may be closed again."""
+        self.opened()
+        self.tun.close()
+        self.tun.close()
+
+        self.assertEqual([], self.reactor.getReaders())
+        self.assertEqual(-1, self.tun.fileno())
+        self.make().open()
+
+    def test_system_interface(self) -> None:
+        """What stands behind the device has every call that the device makes."""
+        self.assertTrue(verifyObject(ITunSystem, self.outside.system))
+
+
+class FakeTunTests(TunBehaviour, TunCase):
+    """The stand-in behaves."""
+
+    def setUp(self) -> None:
+        self.begin(FakeTunSystem())
+
+
+class KernelTunTests(TunBehaviour, TunCase):
+    """The kernel behaves like the stand-in, so what the stand-in shows is true."""
+
+    def setUp(self) -> None:
+        self.begin(KernelOutside(self.addCleanup))
+
+    def test_not_a_tun(self) -> None:
+        """The name of an interface of another kind is refused in words that say so."""
+        tun = Tun(self.reactor, "lo", 1420, list.clear, print, self.counters)
+
+        error = self.assertRaises(HostError, tun.open)
+
+        self.assertIn("lo: an interface of that name exists and is not a TUN", str(error))
+
+    def test_not_inherited(self) -> None:
+        """Programs that we start do not get the device."""
+        self.assertFalse(os.get_inheritable(self.opened().fileno()))
+
+
+class TunTests(TunCase):
+    """What depends on us alone."""
+
+    def setUp(self) -> None:
+        self.system = FakeTunSystem()
+        self.begin(self.system)
+
+    def test_interfaces(self) -> None:
+        """The device is what reactors read from and what routers send to."""
+        self.assertTrue(verifyObject(IReadDescriptor, self.tun))
+        self.assertTrue(verifyObject(IPacketSink, self.tun))
+        self.assertEqual(NAME, self.tun.logPrefix())
+
+    def test_batches_are_bounded(self) -> None:
+        """One turn reads a bounded batch; the rest waits for the next."""
+        tun = self.opened()
+        waiting = [packet(number) for number in range(BATCH + 3)]
+        system_read = iter(waiting)
+
+        def read(_fd: int, _size: int) -> bytes:
+            try:
+                return next(system_read)
+            except StopIteration:
+                raise BlockingIOError(errno.EAGAIN, "later") from None
+
+        self.patch(tun._system, "read", read)
+        tun.doRead()
+        tun.doRead()
+        tun.doRead()
+
+        self.assertEqual([waiting[:BATCH], waiting[BATCH:]], self.batches)
+
+    def test_full(self) -> None:
+        """A device that takes no more makes nobody wait: the rest is dropped and counted."""
+        tun = self.opened()
+        sent = [packet(number) for number in range(2000)]
+
+        accepted = tun.send_packets(sent)
+
+        self.assertGreater(2000, accepted)
+        self.assertEqual(sent[:accepted], self.outside.get(NAME))
+        self.assertEqual({"tun-full": 2000 - accepted}, self.dropped())
+
+    def test_gone_in_the_middle(self) -> None:
+        """Of a batch during which the device vanishes, each packet is accounted for once."""
+        tun = self.opened()
+        self.counters.drop(Drop.TUN_FULL)
+        write = self.system.write
+
+        def write_and_delete(fd: int, each: bytes) -> int:
+            if each == packet(3):
+                self.system.delete(NAME)
+            return write(fd, each)
+
+        self.patch(self.system, "write", write_and_delete)
+
+        self.assertEqual(1, tun.send_packets([packet(1), b"", packet(3), packet(4)]))
+
+        self.assertEqual({"tun-full": 1, "tun-refused": 1, "tun-gone": 2}, self.dropped())
+
+    def test_read_before_the_loss(self) -> None:
+        """What was read before the device vanished is still passed on."""
+        tun = self.opened()
+        reads = iter([packet(1), packet(2)])
+
+        def read(_fd: int, _size: int) -> bytes:
+            try:
+                return next(reads)
+            except StopIteration:
+                raise OSError(errno.EBADFD, "gone") from None
+
+        self.patch(self.system, "read", read)
+        tun.doRead()
+        self.reactor.advance(0)
+
+        self.assertEqual([[packet(1), packet(2)]], self.batches)
+        self.assertEqual(["the interface pyvpnt0 is gone (gone)"], self.losses)
+
+    def test_passing_trouble(self) -> None:
+        """A read that fails for want of memory is tried again at the next wake-up."""
+        tun = self.opened()
+        for number in errno.ENOMEM, errno.ENOBUFS, errno.EIO:
+
+            def read(_fd: int, _size: int, number: int = number) -> bytes:
+                raise OSError(number, "passing")
+
+            self.patch(self.system, "read", read)
+            tun.doRead()
+        self.reactor.advance(0)
+
+        self.assertEqual([], self.losses)
+        self.assertEqual([tun], self.reactor.getReaders())
+
+    def test_bug_behind_us(self) -> None:
+        """A bug in what takes the packets is logged once, and the device lives on."""
+        self.tun._received = self.batches.__getitem__  # a list is no index: TypeError
+        tun = self.opened()
+        for number in range(3):
+            self.outside.put(NAME, [packet(number)])
+            tun.doRead()
+
+        self.assertEqual(1, len(self.flushLoggedErrors(TypeError)))
+        self.assertEqual([tun], self.reactor.getReaders())
+
+    def test_refusals(self) -> None:
+        """Each way in which the kernel refuses the device is answered with its cure."""
+        for stage, number, text in (
+            ("open", errno.ENOENT, "modprobe tun"),
+            ("open", errno.ENODEV, "modprobe tun"),
+            ("open", errno.ENXIO, "modprobe tun"),
+            ("open", errno.EACCES, "chmod 0666 /dev/net/tun"),
+            ("open", errno.EPERM, "--device /dev/net/tun"),
+            ("open", errno.EMFILE, "Too many open files"),
+            ("attach", errno.EPERM, "CAP_NET_ADMIN"),
+            ("attach", errno.EBUSY, "another process holds it"),
+            ("attach", errno.EINVAL, "is not a TUN"),
+            ("attach", errno.ENOMEM, "Cannot allocate memory"),
+        ):
+            self.system.refuse_open = number if stage == "open" else None
+            self.system.refuse_attach = number if stage == "attach" else None
+
+            error = self.assertRaises(HostError, self.tun.open)
+
+            self.assertIn(f"cannot open the tunnel device {NAME}: ", str(error))
+            self.assertIn(text, str(error))
+            self.assertEqual(0, self.system.open_descriptors())
+
+    def test_out_of_order(self) -> None:
+        """Opening twice, starting before opening, and impossible names are our mistakes."""
+        self.assertRaises(Misuse, self.tun.start)
+        self.tun.open()
+        self.assertRaises(Misuse, self.tun.open)
+        for name in "", "sixteen-letters-":
+            self.assertRaises(Misuse, Tun, self.reactor, name, 1420, print, print, self.counters)
+
+    def test_drop_reasons(self) -> None:
+        """The device's own reasons for a drop are named apart from the common ones."""
+        self.assertEqual(set(), {str(r) for r in TunDrop} & {str(r) for r in Drop})
+
+    def test_real_by_default(self) -> None:
+        """Without anything else said, the kernel stands behind the device."""
+        tun = Tun(self.reactor, NAME, 1420, print, print, self.counters)
+
+        self.assertIsInstance(tun._system, KernelTunSystem)
