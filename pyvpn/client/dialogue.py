@@ -1,0 +1,235 @@
+"""What a client says until it is taken in: log-in and registration, in either generation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from ipaddress import IPv4Interface
+from typing import Protocol
+
+from OpenSSL import SSL
+from twisted.logger import Logger
+
+from pyvpn.client.device import Device
+from pyvpn.client.machine import Setback
+from pyvpn.config import ClientConfig
+from pyvpn.errors import ConfigError, PeerError
+from pyvpn.net.control import ControlLink, VersionRefused
+from pyvpn.net.tls import ServerNotVerified, check_pin
+from pyvpn.wire.command import PLAIN_VERSION, VERSION, Command
+from pyvpn.wire.messages import (
+    Code,
+    LogIn,
+    LogInAnswer,
+    PlainAnswer,
+    Register,
+    RegisterAnswer,
+    encode_plain_address,
+)
+
+_log = Logger()
+
+PLAIN_MTU = 1500
+
+# A person must act before these can go well: asking again soon would only be noise.
+_PATIENT_SECONDS = 300.0
+_AWAY_SECONDS = 60.0
+_MOST_SECONDS = 3600.0
+
+_LEAST_PAUSE = {
+    Code.BAD_CREDENTIALS: _PATIENT_SECONDS,
+    Code.PASSWORD_NEEDED: _PATIENT_SECONDS,
+    Code.DISABLED: _PATIENT_SECONDS,
+    Code.TOO_MANY_DEVICES: _PATIENT_SECONDS,
+    Code.KICKED: _AWAY_SECONDS,
+    Code.REPLACED: _AWAY_SECONDS,
+    Code.QUOTA: _PATIENT_SECONDS,
+    Code.POOL_EMPTY: 30.0,
+    Code.ADDRESS_TAKEN: 30.0,
+    Code.ADDRESS_REFUSED: _PATIENT_SECONDS,
+    Code.BAD_REQUEST: _AWAY_SECONDS,
+    Code.SERVER_ERROR: 5.0,
+}
+_SERIOUS = frozenset(
+    (
+        Code.BAD_CREDENTIALS,
+        Code.PASSWORD_NEEDED,
+        Code.DISABLED,
+        Code.TOO_MANY_DEVICES,
+        Code.ADDRESS_REFUSED,
+        Code.BAD_REQUEST,
+    )
+)
+
+
+def setback_of(code: str, message: str, retry_after: float, what: str) -> Setback:
+    """What a refusal or a notice means for the next try: never sooner than the code allows."""
+    least = _LEAST_PAUSE.get(Code(code), 0.0) if code in set(Code) else _AWAY_SECONDS
+    seconds = min(max(least, retry_after), _MOST_SECONDS)
+    return Setback(f"{what}: {message or code} ({code})", seconds, serious=code in _SERIOUS)
+
+
+class Dialogue(Protocol):
+    """One generation's way to be taken in."""
+
+    version: float
+    tls: bool
+    has_heartbeats: bool
+
+    def verify(self, link: ControlLink) -> None:
+        """Called before a single byte is sent.
+
+        Raises:
+            Setback: this is not our server.
+        """
+
+    async def introduce(self, link: ControlLink) -> RegisterAnswer:
+        """Log in and register.
+
+        Raises:
+            Setback: the server refused.
+            PeerError: it did not keep to the protocol, or fell silent.
+        """
+
+
+class NativeDialogue:
+    """pyvpn's own protocol: the server by its pin or name, us by certificate or password.
+
+    Args:
+        password: gives the password, or None when there is none; asked only when needed.
+        device_name: what people shall call this machine.
+    """
+
+    version = VERSION
+    tls = True
+    has_heartbeats = True
+
+    def __init__(
+        self,
+        config: ClientConfig,
+        device: Device,
+        password: Callable[[], str | None],
+        device_name: str,
+    ) -> None:
+        self._config = config
+        self._device = device
+        self._password = password
+        self._device_name = device_name
+
+    def verify(self, link: ControlLink) -> None:
+        pin = self._config.pin
+        if pin is not None and not check_pin(link.transport, pin):
+            raise Setback(
+                "the server's key is not the one this client was told to expect (pin): either "
+                "somebody is in between, or the server was set up anew; nothing was sent to it",
+                _PATIENT_SECONDS,
+                serious=True,
+            )
+
+    async def introduce(self, link: ControlLink) -> RegisterAnswer:
+        await self._log_in(link)
+        link.raise_limit()
+        wanted = {
+            interface.version: str(interface.ip) for interface in self._config.tunnel.address
+        }
+        request = Register(address4=wanted.get(4, ""), address6=wanted.get(6, ""))
+        answer = RegisterAnswer.from_bytes(await link.ask(Command.REGISTER, request.to_bytes()))
+        if not answer.success:
+            raise setback_of(answer.code, answer.message, 0.0, "the server gave no address")
+        return answer
+
+    async def _log_in(self, link: ControlLink) -> None:
+        if self._device.certificate is not None:
+            answer = await self._ask(link, LogIn())
+            if answer.success:
+                return
+            if answer.code not in (Code.PASSWORD_NEEDED, Code.BAD_CREDENTIALS):
+                raise self._refused(answer)
+            _log.info("the server wants the password again: {why}", why=answer.message)
+        try:
+            password = self._password()
+        except ConfigError as error:
+            raise Setback(str(error), _PATIENT_SECONDS, serious=True) from None
+        if password is None:
+            raise Setback(
+                "the server asks for a password and none is configured: set password_file in "
+                "[client], or start the client at a terminal once",
+                _PATIENT_SECONDS,
+                serious=True,
+            )
+        request = LogIn(
+            user=self._config.user,
+            password=password,
+            device=self._device_name,
+            certificate_request=self._device.request(self._device_name),
+        )
+        answer = await self._ask(link, request)
+        if not answer.success:
+            raise self._refused(answer)
+        if answer.certificate:
+            try:
+                self._device.keep(answer.certificate)
+            except PeerError as error:
+                raise Setback(str(error), _PATIENT_SECONDS, serious=True) from None
+
+    async def _ask(self, link: ControlLink, request: LogIn) -> LogInAnswer:
+        return LogInAnswer.from_bytes(await link.ask(Command.LOG_IN, request.to_bytes()))
+
+    def _refused(self, answer: LogInAnswer) -> Setback:
+        return setback_of(answer.code, answer.message, answer.retry_after, "log-in refused")
+
+
+class PlainDialogue:
+    """The first generation's: name an address, and be told the one network behind the server."""
+
+    version = PLAIN_VERSION
+    tls = False
+    has_heartbeats = False
+
+    def __init__(self, address: IPv4Interface) -> None:
+        self._address = address
+
+    def verify(self, link: ControlLink) -> None:
+        """Nothing can be verified."""
+
+    async def introduce(self, link: ControlLink) -> RegisterAnswer:
+        link.raise_limit()
+        data = await link.ask(Command.REGISTER, encode_plain_address(self._address.ip.packed))
+        answer = PlainAnswer.from_bytes(data)
+        if not answer.success:
+            message = answer.message or "no reason given"
+            raise Setback(f"the server refused {self._address.ip}: {message}", _AWAY_SECONDS)
+        return RegisterAnswer(
+            success=True,
+            code=Code.OK,
+            address4=str(self._address),
+            routes=(answer.bypass,) if answer.bypass else (),
+            mtu=PLAIN_MTU,
+            heartbeat=10.0,
+        )
+
+
+def reasons_of(error: SSL.Error) -> list[str]:
+    """What OpenSSL says went wrong; its errors hold lists of triples, or a number and a text."""
+    found: list[str] = []
+    for argument in error.args:
+        entries = argument if isinstance(argument, list) else [argument]
+        for entry in entries:
+            text = entry[-1] if isinstance(entry, tuple) and entry else entry
+            if isinstance(text, str):
+                found.append(text)
+    return found
+
+
+def passing(error: Exception) -> Setback:
+    """A trouble that the next try may not have: the network, a restart, a slow server."""
+    if isinstance(error, ServerNotVerified):
+        return Setback(
+            f"{error}; use the link with the pin that the server prints, or set ca_file",
+            _PATIENT_SECONDS,
+            serious=True,
+        )
+    if isinstance(error, VersionRefused):
+        return Setback(f"{error}: one of the two is too old", _PATIENT_SECONDS, serious=True)
+    if isinstance(error, SSL.Error):
+        return Setback(f"TLS failed: {'; '.join(reasons_of(error)) or 'connection closed'}")
+    return Setback(str(error) or type(error).__name__)

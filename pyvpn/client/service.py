@@ -1,0 +1,454 @@
+"""The client as a Twisted service: does what its machine decides."""
+
+from __future__ import annotations
+
+import random
+import socket
+from typing import Any
+
+from OpenSSL import SSL
+from twisted.application.service import Service
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
+from twisted.internet.interfaces import IDelayedCall
+from twisted.internet.protocol import Factory
+from twisted.internet.task import LoopingCall, deferLater
+from twisted.logger import Logger
+
+from pyvpn.client.device import Device, server_name
+from pyvpn.client.dialogue import Dialogue, NativeDialogue, PlainDialogue, passing, setback_of
+from pyvpn.client.interface import TunnelInterface, outer_address
+from pyvpn.client.machine import Setback, make_course
+from pyvpn.config import ClientConfig, Endpoint, load_client, read_password
+from pyvpn.errors import HostError, PeerError, PyvpnError
+from pyvpn.net.connect import MarkedReactor
+from pyvpn.net.control import ControlLink
+from pyvpn.net.host import Host
+from pyvpn.net.process import (
+    StateLock,
+    boottime,
+    end_with_failure,
+    own_signals,
+    refuse_to_start,
+)
+from pyvpn.net.threads import DaemonThreads
+from pyvpn.net.tls import client_options
+from pyvpn.tunnel.backoff import Backoff
+from pyvpn.tunnel.counters import Counters
+from pyvpn.wire.command import Command
+from pyvpn.wire.messages import Answer, Code, Notice, RegisterAnswer, Settings
+
+_log = Logger()
+
+CONNECT_SECONDS = 10.0
+SECURE_SECONDS = 15.0
+FAREWELL_SECONDS = 0.3
+UNDO_SECONDS = 1.2
+
+
+class _LinkFactory(Factory):
+    """Makes control links; several when addresses are tried side by side."""
+
+    noisy = False
+
+    def __init__(self, service: ClientService) -> None:
+        self._service = service
+
+    def buildProtocol(self, addr: object) -> ControlLink:
+        dialogue = self._service.dialogue
+        return ControlLink(
+            self._service,
+            self._service.reactor,
+            version=dialogue.version,
+            initiator=True,
+            tls=dialogue.tls,
+            verify=dialogue.verify,
+        )
+
+
+class ClientService(Service):
+    """One client of one server.
+
+    Implements :class:`pyvpn.client.machine.Deeds` and :class:`pyvpn.net.control.LinkOwner`.
+
+    Args:
+        config: from :func:`pyvpn.config.load_client`.
+        typed_password: what a person typed at the start, if the file names none.
+        daemonised: twistd has left the terminal, so an error must reach it another way.
+    """
+
+    name = "pyvpn client"
+
+    def __init__(
+        self,
+        config: ClientConfig,
+        reactor: Any,
+        *,
+        typed_password: str | None = None,
+        daemonised: bool = False,
+    ) -> None:
+        self.config = config
+        self.reactor = reactor
+        self.counters = Counters()
+        self.state = "not started"
+        self._typed_password = typed_password
+        self._daemonised = daemonised
+        self._lock = StateLock(str(config.state_dir))
+        self._netlink = DaemonThreads(reactor, 1, "netlink", 100)
+        self._backoff = Backoff(config.tunnel.max_backoff, random.SystemRandom().random)
+        self._course = make_course(self)
+        self._link: ControlLink | None = None
+        self._attempt: Deferred[Any] | None = None
+        self._alarm: IDelayedCall | None = None
+        self._heart: LoopingCall | None = None
+        self._round_trip: float | None = None
+        self._next_endpoint = 0
+        self._leaving: Deferred[Any] | None = None
+
+    # -- start
+
+    def startService(self) -> None:
+        try:
+            self._prepare()
+        except PyvpnError as error:
+            self._lock.release()
+            refuse_to_start(error, self._daemonised)
+        super().startService()
+        own_signals(
+            self.reactor, stop=self.reactor.stop, reload=self.reload, status=self.log_status
+        )
+        self.reactor.callWhenRunning(self._course.begin)
+
+    def _prepare(self) -> None:
+        config = self.config
+        self._lock.take()
+        self._lock.write_pid()
+        self.dialogue = self._make_dialogue(config)
+        self.host = Host(str(config.state_dir), "client")
+        self._netlink.call(self.host.reconcile)
+        self.interface = TunnelInterface(
+            self.reactor, config, self.host, self._netlink, self.counters, self._interface_lost
+        )
+        # Now, so that a missing right is said at once and not after the log-in.
+        self.interface.open()
+        self._outside = MarkedReactor(self.reactor, config.tunnel.fwmark)
+
+    def _make_dialogue(self, config: ClientConfig) -> Dialogue:
+        if config.plain:
+            _log.warn("protocol = plain-tcp: this tunnel is not encrypted")
+            return PlainDialogue(config.tunnel.address[0])  # type: ignore[arg-type]  # IPv4, checked
+        self.device = Device(config.state_dir, server_name(config))
+        return NativeDialogue(
+            config, self.device, self._password, config.device_name or socket.gethostname()
+        )
+
+    def _password(self) -> str | None:
+        return read_password(self.config) or self._typed_password
+
+    # -- Deeds
+
+    def connect(self) -> None:
+        self.state = "connecting"
+        endpoint = self.config.server.endpoints[
+            self._next_endpoint % len(self.config.server.endpoints)
+        ]
+        self._next_endpoint += 1
+        try:
+            wrapped = self._endpoint(endpoint)
+        except PyvpnError as error:
+            self.reactor.callLater(0, self._course.failed, Setback(str(error), serious=True))
+            return
+        self._attempt = wrapped.connect(_LinkFactory(self))
+        self._attempt.addErrback(self._not_connected, endpoint)
+
+    def _endpoint(self, endpoint: Endpoint) -> Any:
+        plain = HostnameEndpoint(
+            self._outside, endpoint.host, endpoint.port, timeout=CONNECT_SECONDS
+        )
+        if not self.dialogue.tls:
+            return plain
+        certificate = self.device.certificate
+        options = client_options(
+            endpoint.host,
+            self.config.pin,
+            self.config.ca_file,
+            self.device.key if certificate else None,
+            certificate,
+        )
+        return wrapClientTLS(options, plain)
+
+    def _not_connected(self, failure: Any, endpoint: Endpoint) -> None:
+        if failure.check(CancelledError):
+            return
+        if failure.check(HostError):
+            end_with_failure(self.reactor, failure.getErrorMessage())
+            return
+        why = f"cannot reach {endpoint}: {failure.getErrorMessage()}"
+        self._course.failed(Setback(why))
+
+    def introduce(self, link: ControlLink) -> None:
+        self.state = "logging in"
+        told = Deferred.fromCoroutine(self.dialogue.introduce(link))
+        told.addCallback(lambda offer: self._course.accepted(link, offer))
+        told.addErrback(self._setback, link)
+
+    def configure(self, link: ControlLink, offer: RegisterAnswer) -> None:
+        self.state = "configuring"
+        done = Deferred.fromCoroutine(self.interface.agree(offer, self._server_of(link)))
+        done.addCallback(lambda _: self._course.ready())
+        done.addErrback(self._setback, link)
+
+    def carry(self) -> None:
+        link, agreed = self._link, self.interface.agreed
+        assert link is not None
+        assert agreed is not None
+        self._backoff.established()
+        self._next_endpoint -= 1  # what worked is tried first when it is lost
+        self.state = "up"
+        self.interface.session.attach(link, boottime())
+        for line in self.interface.describe():
+            _log.info("{line}", line=line)
+        self._tell_refused()
+        self._start_heart(agreed.accepted.heartbeat)
+
+    def wait(self, setback: Setback) -> None:
+        self._drop_link()
+        seconds = self._backoff.pause(setback.seconds)
+        self.state = f"waiting: {setback}"
+        log = _log.error if setback.serious else _log.info
+        log("{why}; next try in {seconds:.1f} s", why=str(setback), seconds=seconds)
+        self._alarm = self.reactor.callLater(seconds, self._ring)
+
+    def leave(self) -> None:
+        self.state = "leaving"
+        link = self._link
+        if self._alarm is not None and self._alarm.active():
+            self._alarm.cancel()
+        if link is not None and link.is_up and self.dialogue.has_heartbeats:
+            link.tell(Command.GOODBYE)
+        said = link is not None and link.is_up
+        self._drop_link(gently=True)
+        self._leaving = Deferred.fromCoroutine(self._undo(FAREWELL_SECONDS if said else 0.0))
+
+    # -- LinkOwner
+
+    def connected(self, link: ControlLink) -> None:
+        if self._link is not None or self._attempt is None:
+            link.abort()  # another address of the server was quicker
+            return
+        self._link = link
+        link.expect_within(SECURE_SECONDS, "TLS handshake")
+
+    def ready(self, link: ControlLink) -> None:
+        link.expect_within(None)
+        if link is self._link:
+            self._course.secured(link)
+
+    def heard(self, link: ControlLink) -> None:
+        self.interface.session.heard_from(link, boottime())
+
+    def packets(self, link: ControlLink, packets: list[bytes]) -> None:
+        session = self.interface.session
+        if session.carrier is link:
+            self.interface.router.packets_from_session(session, packets, boottime())
+
+    def question(
+        self, link: ControlLink, command: int, data: bytes
+    ) -> bytes | Deferred[bytes] | None:
+        if command == Command.HEARTBEAT:
+            return b""
+        if command == Command.SETTINGS and link is self._link and self.interface.agreed:
+            return Deferred.fromCoroutine(self._change(link, data))
+        return None
+
+    def statement(self, link: ControlLink, command: int, data: bytes) -> None:
+        if command != Command.NOTICE or link is not self._link:
+            return
+        notice = Notice.from_bytes(data)
+        self._course.failed(
+            setback_of(notice.code, notice.message, notice.retry_after, "the server ended this")
+        )
+
+    def lost(self, link: ControlLink, reason: Exception) -> None:
+        if link is not self._link:
+            return
+        if self._certificate_refused(reason, link):
+            _log.warn("the server does not accept this device's certificate: logging in anew")
+            self.device.forget()
+        setback = reason if isinstance(reason, Setback) else passing(reason)
+        self._course.failed(setback)
+
+    # -- inside
+
+    async def _change(self, link: ControlLink, data: bytes) -> bytes:
+        settings = Settings.from_bytes(data)
+        agreed = await self.interface.change(settings, self._server_of(link))
+        _log.info("the server changed its settings")
+        for line in self.interface.describe():
+            _log.info("{line}", line=line)
+        self._tell_refused()
+        if self._heart is not None and self._heart.interval != agreed.accepted.heartbeat:
+            self._start_heart(agreed.accepted.heartbeat)
+        return Answer(success=True, code=Code.OK).to_bytes()
+
+    def _certificate_refused(self, reason: Exception, link: ControlLink) -> bool:
+        # In TLS 1.3 a server that refuses a certificate says so after the client's handshake.
+        return (
+            self.dialogue.tls
+            and not link.is_up
+            and self.device.certificate is not None
+            and isinstance(reason, SSL.Error)
+            and any("alert" in part for entry in reason.args for part in _texts(entry))
+        )
+
+    def _setback(self, failure: Any, link: ControlLink) -> None:
+        if link is not self._link:
+            return
+        if failure.check(HostError):
+            end_with_failure(self.reactor, failure.getErrorMessage())
+        elif failure.check(Setback):
+            self._course.failed(failure.value)
+        elif failure.check(PeerError):
+            self._course.failed(passing(failure.value))
+        else:
+            _log.failure("the connection failed", failure)
+            self._course.failed(Setback("internal error"))
+
+    def _server_of(self, link: ControlLink) -> Any:
+        return outer_address(getattr(link.transport.getPeer(), "host", None))
+
+    def _tell_refused(self) -> None:
+        agreed = self.interface.agreed
+        if agreed is None:
+            return
+        for value, why in agreed.accepted.refused:
+            _log.warn("not taken from the server: {value} {why}", value=value, why=why)
+        for network in agreed.accepted.clashes:
+            _log.warn(
+                "{network} is behind the server and also right here: hosts there stay those of "
+                "this side; renumber one of the two, or set accept_own_networks = yes",
+                network=str(network),
+            )
+            self.state = f"up, but {network} is also one of this host's own networks"
+
+    def _start_heart(self, seconds: float) -> None:
+        self._stop_heart()
+        if self.dialogue.has_heartbeats:
+            self._heart = LoopingCall(self._beat)
+            self._heart.clock = self.reactor
+            self._heart.start(seconds)
+
+    def _stop_heart(self) -> None:
+        if self._heart is not None and self._heart.running:
+            self._heart.stop()
+        self._heart = None
+
+    def _beat(self) -> None:
+        link = self._link
+        if link is None or link.is_closed:
+            return
+        sent = boottime()
+
+        def answered(_: bytes) -> None:
+            self._round_trip = boottime() - sent
+
+        def unanswered(failure: Any) -> None:
+            failure.trap(PeerError)
+            link.abort(PeerError("the server does not answer heartbeats"))
+
+        link.ask(Command.HEARTBEAT).addCallbacks(answered, unanswered)
+
+    def _drop_link(self, gently: bool = False) -> None:
+        self._stop_heart()
+        link, self._link = self._link, None
+        attempt, self._attempt = self._attempt, None
+        if attempt is not None:
+            attempt.cancel()
+        if link is not None:
+            self.interface.session.detach(link)
+            if link.transport is not None:
+                if gently:
+                    link.close()
+                else:
+                    link.abort()
+
+    def _ring(self) -> None:
+        self._alarm = None
+        self._course.retry()
+
+    def _interface_lost(self, why: str) -> None:
+        end_with_failure(self.reactor, why)
+
+    # -- signals
+
+    def reload(self) -> None:
+        """SIGHUP: read the file again, judge by it, and connect at once."""
+        try:
+            fresh = load_client(self.config.path)
+            for where, same in (
+                ("[client] state_dir", fresh.state_dir == self.config.state_dir),
+                ("[client] protocol", fresh.protocol == self.config.protocol),
+                ("[tunnel] device", fresh.tunnel.device == self.config.tunnel.device),
+                ("[tunnel] table", fresh.tunnel.table == self.config.tunnel.table),
+                ("[tunnel] fwmark", fresh.tunnel.fwmark == self.config.tunnel.fwmark),
+            ):
+                if not same:
+                    raise HostError(f"{where} cannot change while the client runs")
+            dialogue = self._make_dialogue(fresh)
+        except PyvpnError as error:
+            _log.error("configuration not applied, nothing was changed: {error}", error=str(error))
+            return
+        self.config, self.dialogue = fresh, dialogue
+        self.interface.configure(fresh)
+        self._backoff.most = fresh.tunnel.max_backoff
+        _log.info("configuration read again: connecting anew")
+        self._backoff.established()
+        self._course.failed(Setback("configuration read again"))
+        if self._alarm is not None and self._alarm.active():
+            self._alarm.reset(0)
+
+    def log_status(self) -> None:
+        """SIGUSR2: write the state of things to the log."""
+        session = self.interface.session
+        trip = "unknown" if self._round_trip is None else f"{self._round_trip * 1000:.1f} ms"
+        _log.info("state: {state}; round trip {trip}", state=self.state, trip=trip)
+        for line in self.interface.describe():
+            _log.info("{line}", line=line)
+        _log.info(
+            "in {packets_in} packets {bytes_in} bytes, out {packets_out} packets "
+            "{bytes_out} bytes",
+            packets_in=session.packets_in,
+            bytes_in=session.bytes_in,
+            packets_out=session.packets_out,
+            bytes_out=session.bytes_out,
+        )
+        for reason, n in sorted(self.counters.dropped.items()):
+            _log.info("dropped {n} packets: {reason}", n=n, reason=str(reason))
+
+    # -- stop
+
+    def stopService(self) -> Deferred[Any] | None:
+        super().stopService()
+        self._course.stop()
+        return self._leaving
+
+    async def _undo(self, farewell: float) -> None:
+        if farewell:
+            await deferLater(self.reactor, farewell, lambda: None)
+        self.interface.close()
+        work = self._netlink.run(self.host.undo).addTimeout(UNDO_SECONDS, self.reactor)
+        try:
+            await work
+        except Exception as error:  # noqa: BLE001 - a time-out; the next start mends it
+            _log.warn("not everything was undone in time, the next start will: {e}", e=str(error))
+        self._netlink.stop()
+        self._lock.release()
+
+
+def _texts(entry: object) -> list[str]:
+    """All strings in an OpenSSL error, which is a list of triples."""
+    if isinstance(entry, str):
+        return [entry]
+    if isinstance(entry, list | tuple):
+        return [text for part in entry for text in _texts(part)]
+    return []

@@ -1,0 +1,97 @@
+"""``twistd vpnclient``: options, and the service they make."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import sys
+
+from twisted.application.service import IService
+from twisted.python import usage
+
+from pyvpn.config import ClientConfig, load_client, read_password
+from pyvpn.errors import ConfigError, PyvpnError
+from pyvpn.net.process import (
+    refuse_shed_privileges,
+    use_monotonic_clock,
+    without_pidfile_in_foreground,
+)
+
+DEFAULT = "/etc/pyvpn/client.ini"
+
+
+class Options(usage.Options):
+    """What may stand behind ``twistd vpnclient``."""
+
+    optParameters = (
+        ["config", "c", DEFAULT, "The configuration; etc/client.ini explains every option."],
+    )
+
+    longdesc = (
+        "Reaches the LAN behind a pyvpn server. All it needs is the line  server = pyvpn://...  "
+        "that the server prints at its start, in the [client] section of the configuration, or: "
+        "pyvpn join LINK. The password is asked for at the terminal unless the configuration "
+        "names a place for it, and not needed any more once the server knows this device. "
+        "Signals: TERM and INT say goodbye and undo everything, HUP reads the configuration "
+        "again and reconnects, USR2 writes the status to the log."
+    )
+
+    def postOptions(self) -> None:
+        try:
+            refuse_shed_privileges(self.parent)
+            config = self["client"] = load_client(self["config"])
+            self["typed_password"] = _ask_password(config)
+        except PyvpnError as error:
+            raise usage.UsageError(str(error)) from None
+        without_pidfile_in_foreground(self.parent)
+
+
+def _ask_password(config: ClientConfig) -> str | None:
+    """The password of a person at the terminal, if it is going to be needed.
+
+    Raises:
+        ConfigError: it is needed, and there is no one to ask, or no answer.
+        PeerError: what was typed cannot be a password.
+    """
+    from pyvpn.client.device import Device, server_name
+    from pyvpn.wire.messages import clean_password
+
+    if config.plain or read_password(config) is not None:
+        return None
+    if Device(config.state_dir, server_name(config)).certificate is not None:
+        return None
+    if not config.user:
+        raise ConfigError(
+            f"{config.path}: no user: write  server = pyvpn://NAME@...  or  user = NAME"
+        )
+    if not sys.stdin.isatty():
+        raise ConfigError(
+            f"{config.path}: the server does not know this device yet, so a password is needed: "
+            "set password_file in [client], or start once at a terminal, where it is asked for"
+        )
+    prompt = f"Password of {config.user} at {config.server.endpoints[0]}: "
+    try:
+        password = getpass.getpass(prompt)
+    except (EOFError, KeyboardInterrupt):
+        sys.stderr.write(os.linesep)
+        password = ""
+    if not password:
+        raise ConfigError("no password was given")
+    return clean_password(password)
+
+
+def makeService(options: Options) -> IService:
+    """Build the service; it starts nothing before twistd says so."""
+    from twisted.internet import reactor
+
+    from pyvpn.client import ClientService
+
+    use_monotonic_clock(reactor)
+    parent = options.parent
+    daemonised = parent is not None and not parent["nodaemon"]
+    return ClientService(
+        options["client"],
+        reactor,
+        typed_password=options["typed_password"],
+        daemonised=daemonised,
+    )

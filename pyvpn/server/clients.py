@@ -1,0 +1,380 @@
+"""The server's side of the control channel: log-in, registration, goodbye.
+
+A connection climbs three steps, and each has a time limit: TLS and version (10 s), log-in
+(20 s), registration (20 s).  Before log-in nothing but log-in is answered; before registration
+no packet passes.  The *session* is the device's: a new connection of the same device takes it
+over, and whatever the old one still says changes nothing.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Coroutine
+from ipaddress import ip_address
+from typing import Any
+
+from twisted.internet.defer import CancelledError, Deferred, DeferredLock
+from twisted.logger import Logger
+
+from pyvpn.errors import HostError, PeerError
+from pyvpn.net.control import ControlLink
+from pyvpn.net.threads import Busy, DaemonThreads
+from pyvpn.server.grants import Grants
+from pyvpn.server.login import LogIns
+from pyvpn.server.terms import Terms
+from pyvpn.server.visit import Statistics, Visit
+from pyvpn.store.records import Device, User
+from pyvpn.store.sqlite import Store
+from pyvpn.tunnel.admission import Admission
+from pyvpn.tunnel.counters import Counters, Drop
+from pyvpn.tunnel.leases import Lease, LeaseRefused, Leases
+from pyvpn.tunnel.router import Router
+from pyvpn.tunnel.session import Session
+from pyvpn.wire.command import Command
+from pyvpn.wire.messages import Code, LogInAnswer, Notice, Register, RegisterAnswer
+
+_log = Logger()
+
+SECURE_SECONDS = 10.0
+LOG_IN_SECONDS = 20.0
+REGISTER_SECONDS = 20.0
+REPLACED_SECONDS = 60.0
+KICKED_SECONDS = 60.0
+"""How long a client that was replaced or kicked is asked to stay away."""
+
+
+class Clients:
+    """Everybody who is connected, and the rules by which one comes to be.
+
+    Implements :class:`pyvpn.net.control.LinkOwner`.
+
+    Args:
+        now: CLOCK_BOOTTIME seconds.
+        unix: wall clock seconds, for what is written to disk.
+        source_of: the packed address of a link's far end, or None behind a trusted relay, and
+            its spelling for people.
+        storage: the one thread that *store* is used from.
+    """
+
+    def __init__(
+        self,
+        *,
+        now: Callable[[], float],
+        unix: Callable[[], float] = time.time,
+        source_of: Callable[[ControlLink], tuple[bytes | None, str]],
+        log_ins: LogIns,
+        statistics: Statistics,
+        store: Store,
+        storage: DaemonThreads,
+        leases: Leases,
+        router: Router,
+        terms: Terms,
+        admission: Admission,
+        counters: Counters,
+    ) -> None:
+        self.terms = terms
+        self.admission = admission
+        self.sessions: dict[int, Session] = {}
+        self.statistics = statistics
+        self._now = now
+        self._unix = unix
+        self._source_of = source_of
+        self._log_ins = log_ins
+        self._store = store
+        self._storage = storage
+        self._grants = Grants(leases, store, storage, unix)
+        self._router = router
+        self._counters = counters
+        self._visits: dict[ControlLink, Visit] = {}
+        self._owners: dict[int, User] = {}  # by device: as whom its session logged in
+        self._reachable = terms.reachable()
+        self._registering = DeferredLock()  # one grant at a time: committed before the next
+
+    # -- LinkOwner
+
+    def connected(self, link: ControlLink) -> None:
+        source, place = self._source_of(link)
+        self._visits[link] = Visit(source, place)
+        link.expect_within(SECURE_SECONDS, "TLS handshake")
+        victim = self.admission.admit(link, source)
+        if isinstance(victim, ControlLink):
+            victim.abort(PeerError("too many connections that have not logged in"))
+
+    def ready(self, link: ControlLink) -> None:
+        visit = self._visits[link]
+        # A relay's PROXY header has been read by now: this is the client's own address.
+        visit.source, visit.place = self._source_of(link)
+        link.expect_within(LOG_IN_SECONDS, "log-in")
+
+    def heard(self, link: ControlLink) -> None:
+        session = self._visits[link].session
+        if session is not None:
+            session.heard_from(link, self._now())
+
+    def packets(self, link: ControlLink, packets: list[bytes]) -> None:
+        session = self._visits[link].session
+        if session is None or session.carrier is not link:
+            self._counters.drop(Drop.NOT_REGISTERED, len(packets))
+            return
+        self._router.packets_from_session(session, packets, self._now())
+
+    def question(
+        self, link: ControlLink, command: int, data: bytes
+    ) -> bytes | Deferred[bytes] | None:
+        visit = self._visits[link]
+        if command == Command.LOG_IN:
+            return self._exclusive(link, visit, self._log_in(link, visit, data))
+        if visit.user is None:
+            self._fault(link, "asked before log-in")
+            return _refusal(Code.NOT_LOGGED_IN, "log in first")
+        if command == Command.REGISTER:
+            return self._exclusive(link, visit, self._register(link, visit, data))
+        if command == Command.HEARTBEAT:
+            return b""
+        self._fault(link, f"unknown command {command}")
+        return _refusal(Code.UNKNOWN_COMMAND, f"command {command} is not known here")
+
+    def statement(self, link: ControlLink, command: int, data: bytes) -> None:
+        visit = self._visits[link]
+        if command == Command.GOODBYE and visit.session is not None:
+            if visit.session.carrier is link:
+                _log.info("{name} left", name=visit.session.name)
+                self._end(visit.session)
+            link.close()
+        elif visit.user is None:
+            self._fault(link, "spoke before log-in")
+
+    def lost(self, link: ControlLink, reason: Exception) -> None:
+        self.admission.done(link)
+        visit = self._visits.pop(link)
+        if visit.session is not None and visit.session.detach(link):
+            _log.info(
+                "{name}: connection lost ({reason}), session kept for {seconds:g} s",
+                name=visit.session.name,
+                reason=str(reason),
+                seconds=self.terms.expiry,
+            )
+
+    # -- log-in
+
+    def _exclusive(
+        self, link: ControlLink, visit: Visit, story: Coroutine[Any, Any, bytes]
+    ) -> Deferred[bytes] | bytes:
+        """Run *story*, one at a time for each connection."""
+        if visit.busy:
+            story.close()
+            self._fault(link, "asked again before the answer")
+            return _refusal(Code.BAD_REQUEST, "wait for the answer to the question before")
+        visit.busy = True
+
+        def over(result: Any) -> Any:
+            visit.busy = False
+            return result
+
+        def trouble(failure: Any) -> bytes:
+            if failure.check(PeerError):
+                self._fault(link, str(failure.value))
+                return _refusal(Code.BAD_REQUEST, str(failure.value))
+            # A full disk, a thread pool that is full or stopped: ours, and they may come again.
+            failure.trap(HostError, Busy, CancelledError)
+            _log.error("cannot answer {place}: {why}", place=visit.place, why=str(failure.value))
+            return _refusal(Code.SERVER_ERROR, "the server is in trouble; try again later")
+
+        answer: Deferred[bytes] = Deferred.fromCoroutine(story)
+        return answer.addBoth(over).addErrback(trouble)
+
+    async def _log_in(self, link: ControlLink, visit: Visit, data: bytes) -> bytes:
+        answer = await self._log_ins.log_in(link, visit, data)
+        if answer.success and not link.is_closed:
+            self.admission.done(link)
+            link.raise_limit()
+            link.expect_within(REGISTER_SECONDS, "registration")
+        return answer.to_bytes()
+
+    # -- registration
+
+    async def _register(self, link: ControlLink, visit: Visit, data: bytes) -> bytes:
+        user, device = visit.user, visit.device
+        assert user is not None
+        assert device is not None
+        request = Register.from_bytes(data)
+        await self._registering.acquire()
+        try:
+            # The account may have changed since log-in, by hand on the command line.
+            current = await self._storage.run(self._store.user_by_id, user.id)
+            if current is None or not _may_stay(user, current):
+                return self._changed(link)
+            lease = await self._grants.grant(current, device, request)
+            if device.id not in self.sessions and not await self._unchanged(current, device):
+                return self._changed(link)
+        except LeaseRefused as refused:
+            self.statistics.refuse(refused.code)
+            return RegisterAnswer(
+                success=False, code=refused.code, message=str(refused)
+            ).to_bytes()
+        finally:
+            self._registering.release()
+        if link.is_closed:
+            self._let_go(device)
+            return b""
+        self._attach(link, visit, current, device, lease)
+        return self.terms.answer(lease).to_bytes()
+
+    async def _unchanged(self, user: User, device: Device) -> bool:
+        """Whether the account is as it was before the disk was busy with the lease of *device*.
+
+        users_changed() knows nobody who has no session yet.
+        """
+        try:
+            latest = await self._storage.run(self._store.user_by_id, user.id)
+        except BaseException:
+            self._let_go(device)
+            raise
+        if latest is not None and _same_terms(user, latest):
+            return True
+        self._let_go(device)
+        return False
+
+    def _let_go(self, device: Device) -> None:
+        """Take back what was granted to *device*, unless it has a session all the same."""
+        if device.id not in self.sessions:
+            self._grants.release(device.id, device.name)
+
+    def _changed(self, link: ControlLink) -> bytes:
+        link.end_after_answer(PeerError("the account has changed"))
+        return _refusal(Code.NOT_LOGGED_IN, "log in again")
+
+    def _attach(
+        self, link: ControlLink, visit: Visit, user: User, device: Device, lease: Lease
+    ) -> None:
+        addresses = tuple(one for one in (lease.address4, lease.address6) if one is not None)
+        session = self.sessions.get(device.id)
+        if session is not None and session.addresses != addresses:
+            self._forget(session)
+            session = None
+        if session is None:
+            session = Session(
+                device=device.id,
+                user=user.id,
+                name=f"{user.name}/{device.name}",
+                addresses=addresses,
+                reachable=self._reachable,
+                heard=self._now(),
+            )
+            self._router.add(session)
+            self.sessions[device.id] = session
+        previous = session.attach(link, self._now())
+        visit.session = session
+        self._owners[device.id] = user
+        link.expect_within(None)
+        link.end_after_silence(self.terms.silence)
+        if isinstance(previous, ControlLink) and previous is not link:
+            _notify(previous, Code.REPLACED, "the same device logged in again", REPLACED_SECONDS)
+            previous.close()
+        _log.info(
+            "{name} is here from {place}: {addresses}",
+            name=session.name,
+            place=visit.place,
+            addresses=", ".join(_spell(lease)),
+        )
+
+    # -- what the service does with sessions
+
+    def offer(self, terms: Terms) -> None:
+        """Replace the terms; connected clients are told and keep their sessions."""
+        self.terms = terms
+        self._reachable = terms.reachable()
+        data = terms.settings().to_bytes()
+        for session in self.sessions.values():
+            session.reachable = self._reachable
+            if isinstance(session.carrier, ControlLink):
+                session.carrier.end_after_silence(terms.silence)
+                answer = session.carrier.ask(Command.SETTINGS, data)
+                answer.addErrback(self._settings_unanswered, session.name)
+
+    def _settings_unanswered(self, failure: Any, name: str) -> None:
+        failure.trap(PeerError)
+        _log.info("{name}: settings not confirmed: {why}", name=name, why=str(failure.value))
+
+    def expire(self, sessions: list[Session]) -> None:
+        """End sessions that nothing was heard of for too long."""
+        for session in sessions:
+            _log.info("{name} expired", name=session.name)
+            self.dismiss(session, Code.EXPIRED, "nothing was heard for too long", 0.0)
+
+    def dismiss(
+        self, session: Session, code: Code, message: str, retry_after: float = KICKED_SECONDS
+    ) -> None:
+        """End *session* from our side, telling the client why."""
+        link = session.carrier
+        self._end(session)
+        if isinstance(link, ControlLink):
+            _notify(link, code, message, retry_after)
+            link.close()
+
+    def users_changed(self, users: dict[int, User]) -> None:
+        """Hold every session against the accounts as they are now."""
+        for session in list(self.sessions.values()):
+            then, current = self._owners[session.device], users.get(session.user)
+            if current is None:
+                self.dismiss(session, Code.KICKED, "the account was removed")
+            elif current.disabled:
+                self.dismiss(session, Code.DISABLED, "the account is disabled")
+            elif current.password_changed != then.password_changed:
+                self.dismiss(session, Code.LOG_IN_AGAIN, "the password was changed", 0.0)
+            elif (current.fixed4, current.fixed6) != (then.fixed4, then.fixed6):
+                self.dismiss(session, Code.LOG_IN_AGAIN, "the address was changed", 0.0)
+
+    def say_goodbye(self, seconds: float) -> None:
+        """Tell everybody that the server goes, and when to come back; end all connections."""
+        for link in list(self._visits):
+            if link.is_up and self._visits[link].user is not None:
+                _notify(link, Code.SHUTTING_DOWN, "the server is shutting down", seconds)
+                link.close()
+            else:
+                link.abort()
+
+    @property
+    def connections(self) -> int:
+        return len(self._visits)
+
+    def _end(self, session: Session) -> None:
+        """Forget *session*; its lease stays the device's, free to be evicted."""
+        self._forget(session)
+        self._grants.release(session.device, session.name)
+
+    def _forget(self, session: Session) -> None:
+        self._router.remove(session)
+        self.sessions.pop(session.device, None)
+        self._owners.pop(session.device, None)
+        link = session.carrier
+        if isinstance(link, ControlLink):
+            session.detach(link)
+            if link in self._visits:
+                self._visits[link].session = None
+
+    def _fault(self, link: ControlLink, what: str) -> None:
+        self.statistics.faults += 1
+        link.fault(what)
+
+
+def _may_stay(then: User, current: User) -> bool:
+    """Whether who logged in as *then* may be the user *current*."""
+    return not current.disabled and current.password_changed == then.password_changed
+
+
+def _same_terms(one: User, other: User) -> bool:
+    return _may_stay(one, other) and (one.fixed4, one.fixed6) == (other.fixed4, other.fixed6)
+
+
+def _refusal(code: Code, message: str) -> bytes:
+    return LogInAnswer(success=False, code=code, message=message).to_bytes()
+
+
+def _notify(link: ControlLink, code: Code, message: str, retry_after: float) -> None:
+    notice = Notice(code=code, message=message, retry_after=retry_after)
+    link.tell(Command.NOTICE, notice.to_bytes())
+
+
+def _spell(lease: Lease) -> list[str]:
+    return [str(ip_address(one)) for one in (lease.address4, lease.address6) if one]

@@ -1,0 +1,99 @@
+"""Addresses for devices: decided in memory, on disk before anybody is told."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from ipaddress import ip_address
+from typing import Any
+
+from twisted.internet.defer import CancelledError
+from twisted.logger import Logger
+
+from pyvpn.errors import PyvpnError
+from pyvpn.net.threads import DaemonThreads
+from pyvpn.store.records import Device, User
+from pyvpn.store.sqlite import Store
+from pyvpn.tunnel.leases import Lease, Leases
+from pyvpn.wire.messages import Register
+
+_log = Logger()
+
+
+class Grants:
+    """The leases, and their copy on disk.
+
+    Args:
+        storage: the one thread that *store* is used from.
+        unix: wall clock seconds.
+    """
+
+    def __init__(
+        self, leases: Leases, store: Store, storage: DaemonThreads, unix: Callable[[], float]
+    ) -> None:
+        self._leases = leases
+        self._store = store
+        self._storage = storage
+        self._unix = unix
+        # Devices whose lease has ended here, and not yet on disk, where it would be in the way.
+        self._evicted: set[int] = set()
+
+    async def grant(self, user: User, device: Device, request: Register) -> Lease:
+        """Give *device* its addresses; one call at a time.
+
+        Raises:
+            LeaseRefused: there are none for it.
+            PyvpnError: the disk refuses; nothing was given then.
+        """
+        before = self._leases.get(device.id)
+        granted = self._leases.take(
+            device.id,
+            user.id,
+            self._unix(),
+            fixed4=user.fixed4,
+            fixed6=user.fixed6,
+            wanted4=_packed(request.address4, 4),
+            wanted6=_packed(request.address6, 16),
+        )
+        if granted.lease == before:
+            return granted.lease
+        self._evicted.update(granted.evicted)
+        evicted = tuple(self._evicted)
+        try:
+            await self._storage.run(self._store.save_lease, granted.lease, evicted)
+        except BaseException:
+            self._take_back(device, before)
+            raise
+        self._evicted.difference_update(evicted)
+        return granted.lease
+
+    def release(self, device: int, name: str) -> None:
+        """The device has left: its lease stays its own, free to be evicted."""
+        unix = self._unix()
+        self._leases.release(device, unix)
+        saving = self._storage.run(self._store.release_lease, device, unix)
+        saving.addErrback(_not_saved, name)
+
+    def _take_back(self, device: Device, before: Lease | None) -> None:
+        granted = self._leases.get(device.id)
+        if before is not None and granted is not None and before[:4] == granted[:4]:
+            self._leases.release(device.id, self._unix())
+        else:
+            self._leases.forget(device.id, self._unix())
+            self._evicted.add(device.id)
+
+
+def _not_saved(failure: Any, name: str) -> None:
+    # The lease is held in memory; at worst a restart believes it was in use until then.
+    if failure.check(PyvpnError):
+        _log.warn("{name}: lease not saved: {why}", name=name, why=str(failure.value))
+    elif not failure.check(CancelledError):  # which is the end of the process
+        _log.failure("the lease of {name} was not saved", failure, name=name)
+
+
+def _packed(text: str, size: int) -> bytes | None:
+    """A wished-for address; what is none is no wish."""
+    try:
+        packed = ip_address(text).packed
+    except ValueError:
+        return None
+    return packed if len(packed) == size else None

@@ -1,0 +1,166 @@
+"""The server's tunnel interface and what belongs to it on the host: addresses, firewall, guard."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+
+from pyvpn.config import Network, ServerConfig
+from pyvpn.errors import PyvpnError
+from pyvpn.net.host import Firewall, Host, private_networks
+from pyvpn.net.threads import DaemonThreads
+from pyvpn.net.tun import Tun
+from pyvpn.server.terms import own_interface, pools, tunnel_networks
+from pyvpn.tunnel.counters import Counters
+
+_log = Logger()
+
+
+class ServerInterface:
+    """One TUN for all clients of both generations.
+
+    Args:
+        netlink: the one thread in which the host is changed.
+        received: takes each batch of packets that the kernel hands us.
+        lost: called with a reason when the device was deleted and cannot be had again.
+    """
+
+    def __init__(
+        self,
+        reactor: Any,
+        config: ServerConfig,
+        netlink: DaemonThreads,
+        counters: Counters,
+        *,
+        received: Callable[[list[bytes]], None],
+        lost: Callable[[str], None],
+    ) -> None:
+        self.host = Host(str(config.state_dir), "server")
+        self.tun = Tun(
+            reactor,
+            config.tunnel.device,
+            config.tunnel.mtu,
+            received,
+            self._deleted,
+            counters,
+        )
+        self._config = config
+        self._netlink = netlink
+        self._lost = lost
+        self._is_wanted = False
+
+    def open(self) -> None:
+        """Make everything; before the reactor runs.
+
+        Raises:
+            HostError: the kernel refuses; what was done so far is undone by :meth:`close`.
+        """
+        self.tun.open()
+        self._is_wanted = True
+        self._netlink.call(self._make_so, self._config)
+        self._netlink.call(self.host.settle)
+        if self._config.firewall.manage:
+            self._warn_of_droppers(self._netlink.call(self.host.forward_droppers))
+        self.tun.start()
+
+    def _warn_of_droppers(self, chains: list[str]) -> None:
+        device = self._config.tunnel.device
+        for chain in chains:
+            _log.warn(
+                "another firewall on this host drops forwarded packets (nft chain {chain}, as "
+                "Docker and ufw make it): clients will reach this server but not the LAN until "
+                "you allow it, for instance:  iptables -I FORWARD -i {device} -j ACCEPT; "
+                "iptables -I FORWARD -o {device} -m conntrack --ctstate ESTABLISHED,RELATED "
+                "-j ACCEPT  (ufw: ufw route allow in on {device})",
+                chain=chain,
+                device=device,
+            )
+
+    def own_networks(self) -> tuple[Network, ...]:
+        """Private networks on our own interfaces; before the reactor runs."""
+        return self._netlink.call(self._own_networks)
+
+    def outer_address(self) -> str | None:
+        """The address this host has towards the world; before the reactor runs."""
+        for version in (4, 6):
+            found = self._netlink.call(self.host.default_source, version)
+            if found is not None:
+                return str(found)
+        return None
+
+    def apply(self, config: ServerConfig) -> Deferred[tuple[Network, ...]]:
+        """Change the host to *config*; fires with :meth:`own_networks`."""
+
+        def applied(own: tuple[Network, ...]) -> tuple[Network, ...]:
+            self._config = config
+            self.tun.mtu = config.tunnel.mtu
+            return own
+
+        def change() -> tuple[Network, ...]:
+            self._make_so(config)
+            return self._own_networks()
+
+        return self._netlink.run(change).addCallback(applied)
+
+    def undo(self) -> Deferred[list[str]]:
+        """Give the device back and undo what would outlive it."""
+        self._is_wanted = False
+        self.tun.close()
+        return self._netlink.run(self.host.undo)
+
+    def close(self) -> None:
+        """The same when a start has failed, and nothing runs yet."""
+        self._is_wanted = False
+        self.tun.close()
+        self._netlink.call(self.host.undo)
+
+    def _make_so(self, config: ServerConfig) -> None:
+        """(In the netlink thread.)"""
+        networks = tunnel_networks(config)
+        # The guard before the interface: from here on no packet for a client can leave by the
+        # default route, whatever happens to us.
+        self.host.guard(networks)
+        self.host.link_up(
+            self.tun.name,
+            config.tunnel.mtu,
+            [str(own_interface(network)) for network in networks],
+        )
+        if config.firewall.manage:
+            versions = {network.version for network in networks}
+            self.host.forwarding(4 in versions, 6 in versions)
+            self.host.firewall(_firewall(config))
+        else:
+            self.host.leave_firewall()
+
+    def _own_networks(self) -> tuple[Network, ...]:
+        own = private_networks(self.host.own_networks((self._config.tunnel.device,)))
+        return tuple(dict.fromkeys(network for _, network in own))
+
+    def _deleted(self, why: str) -> None:
+        if not self._is_wanted:
+            return
+        _log.warn("{why}: making it anew", why=why)
+        try:
+            self.tun.open()
+        except PyvpnError as error:
+            self._lost(str(error))
+            return
+        self._netlink.run(self._make_so, self._config).addCallbacks(
+            lambda _: self.tun.start(),
+            lambda failure: self._lost(failure.getErrorMessage()),
+        )
+
+
+def _firewall(config: ServerConfig) -> Firewall:
+    plain = config.plain if config.plain.tcp_listen is not None else None
+    return Firewall(
+        device=config.tunnel.device,
+        networks=pools(config),
+        masquerade=config.firewall.masquerade,
+        client_to_client=config.tunnel.client_to_client,
+        plain_network=plain.network if plain else None,
+        plain_bypass=plain.bypass if plain else None,
+    )

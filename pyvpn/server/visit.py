@@ -1,0 +1,36 @@
+"""One connection of a client, from accept to close, and what is counted at the door."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from pyvpn.store.records import Device, User
+from pyvpn.tunnel.session import Session
+
+
+@dataclass(slots=True, eq=False)
+class Visit:
+    """What is known of one connection so far."""
+
+    source: bytes | None
+    """Packed address of the far end; None behind a trusted relay."""
+    place: str
+    """The same for people."""
+    user: User | None = None
+    """Set once somebody has logged in."""
+    device: Device | None = None
+    session: Session | None = None
+    """Set once the device has registered."""
+    busy: bool = False
+    """A log-in or a registration is under way."""
+
+
+@dataclass(slots=True)
+class Statistics:
+    """What happened at the door, for the status."""
+
+    refused: dict[str, int] = field(default_factory=dict)
+    faults: int = 0
+
+    def refuse(self, code: str) -> None:
+        self.refused[code] = self.refused.get(code, 0) + 1
