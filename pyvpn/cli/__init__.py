@@ -1,1 +1,36 @@
-"""The pyvpn command."""
+"""The pyvpn command: what an operator does by hand.
+
+Each command imports what it needs when it runs, so that ``pyvpn --help`` stays quick.
+"""
+
+from __future__ import annotations
+
+import click
+
+from pyvpn import __version__
+from pyvpn.cli.link import cleanup, join, link
+from pyvpn.cli.user import user
+from pyvpn.errors import ConfigError, HostError, PeerError
+
+
+class _Pyvpn(click.Group):
+    """Says in one line what went wrong; only our own bugs (Misuse) are worth a traceback."""
+
+    def invoke(self, ctx: click.Context) -> object:
+        try:
+            return super().invoke(ctx)
+        except (ConfigError, PeerError, HostError) as error:
+            raise click.ClickException(str(error)) from error
+
+
+@click.group(cls=_Pyvpn, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="pyvpn", message="%(prog)s %(version)s")
+def main() -> None:
+    """Look after a pyvpn server, or join one.
+
+    The programs themselves are `twistd -n vpnserver` and `twistd -n vpnclient`.
+    """
+
+
+for _command in (user, link, join, cleanup):
+    main.add_command(_command)
