@@ -66,6 +66,7 @@ COMMANDS_MOST = 16_384
 """Bytes of commands and answers that may wait behind a full queue."""
 
 TCP_USER_TIMEOUT_MS = 30_000
+KEEPALIVE_SECONDS = 10
 
 _VERSION_BYTES = 8
 _ANSWER_BYTES = 1
@@ -244,6 +245,12 @@ class ControlLink(Int32StringReceiver):
         if handle is not None:
             set_option(handle, socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             set_option(handle, socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, TCP_USER_TIMEOUT_MS)
+            if not self._tls:
+                # The first generation has no heartbeats: a peer that lost its power would hold
+                # its address for ever.
+                set_option(handle, socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+                set_option(handle, socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEPALIVE_SECONDS)
+                set_option(handle, socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, KEEPALIVE_SECONDS)
         self.owner.connected(self)
         # With TLS this call comes before the handshake: nothing may be said until it is done.
         if not self._tls and not self.is_closed:

@@ -18,6 +18,7 @@ from pyvpn.errors import PyvpnError
 from pyvpn.testing import sandbox
 from pyvpn.testing.lab import Lab
 from pyvpn.testing.namespace import Namespace
+from tests.live.office import Office
 
 _names = count(1)
 _no_sandbox: str | None = "the sandbox was not entered"
@@ -89,6 +90,17 @@ def lab(tun: None) -> Iterator[Lab]:
     """The lab of pyvpn.testing.lab, built once for a module, stopped and removed after it."""
     with Lab() as built:
         yield built
+
+
+@pytest.fixture
+def office(lab: Lab) -> Iterator[Office]:
+    """An office to put a VPN into; looked over, when the test has passed, for what it left."""
+    made = Office(lab)
+    try:
+        yield made
+        made.close()
+    finally:
+        made.abandon()
 
 
 @pytest.fixture(autouse=True)

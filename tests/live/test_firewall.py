@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pyvpn.testing import vpn
 from pyvpn.testing.lab import Lab
+from pyvpn.testing.namespace import stop
 
 DOCKER_LIKE = """
 table ip filter {
@@ -24,10 +25,12 @@ def test_dropping_firewall_is_named(lab: Lab) -> None:
         lab.run("server", ["nft", "delete", "table", "ip", "filter"])
     assert "iptables -I FORWARD -i pyvpn0 -j ACCEPT" in said
     vpn.link(server)
+    stop(server.process)
 
 
 def test_no_warning_without(lab: Lab) -> None:
     """Where nothing drops, nothing is said."""
     server = vpn.start_server(lab, name="clean")
     vpn.link(server)
+    stop(server.process)
     assert "drops forwarded" not in server.log.read_text()
