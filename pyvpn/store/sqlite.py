@@ -86,6 +86,7 @@ class Store:
 
     def __init__(self, path: str | Path, *, create: bool = True) -> None:
         self._path = Path(path)
+        self._evictions = 0
         if not check_file(self._path):
             if not create:
                 raise HostError(
@@ -217,8 +218,10 @@ class Store:
     def add_device(self, user_id: int, fingerprint: str, name: str, unix: float) -> Device:
         """Put a device on file whose user has just proved the password.
 
-        When the user has :data:`DEVICES_PER_USER` already, the one goes, with its lease, whose
-        password was proved longest ago, among those that are not connected.
+        When the user has :data:`DEVICES_PER_USER` already, one that is not connected goes, with
+        its lease: one that has no lease, or was called *name* as well, else the one that left
+        longest ago.  So a machine that forgets its certificate at every start, and is a new
+        device each time, pushes out what it was before and not the user's laptop.
 
         Raises:
             Gone: the user was removed meanwhile.
@@ -227,7 +230,7 @@ class Store:
         with self._transaction():
             if self._user(f"{_USER} WHERE id = ?", user_id) is None:
                 raise Gone("the user was removed")
-            self._make_room(user_id)
+            self._make_room(user_id, name)
             self._db.execute(
                 "INSERT INTO device (user, fingerprint, name, created, authenticated)"
                 " VALUES (?, ?, ?, ?, ?)",
@@ -236,7 +239,7 @@ class Store:
             [row] = self._rows(f"{_DEVICE} WHERE fingerprint = ?", fingerprint)
             return Device(*row)
 
-    def _make_room(self, user_id: int) -> None:
+    def _make_room(self, user_id: int, name: str) -> None:
         count = self._number("SELECT count(*) FROM device WHERE user = ?", user_id)
         if count < DEVICES_PER_USER:
             return
@@ -244,10 +247,13 @@ class Store:
             "DELETE FROM device WHERE id ="
             " (SELECT device.id FROM device LEFT JOIN lease ON lease.device = device.id"
             " WHERE device.user = ? AND (lease.device IS NULL OR lease.released IS NOT NULL)"
-            " ORDER BY device.authenticated, device.id LIMIT 1)",
+            " ORDER BY lease.device IS NOT NULL, device.name != ?, lease.released,"
+            " device.authenticated, device.id LIMIT 1)",
             user_id,
+            name,
         ):
             raise TooManyDevices(f"the user has {count} devices, all of them connected")
+        self._evictions += 1
 
     def device(self, fingerprint: str) -> Device | None:
         """The device with that certificate; None when it is not on file."""
@@ -305,9 +311,12 @@ class Store:
 
     # The file
 
-    def data_version(self) -> int:
-        """A number that differs from the last one when another process has changed the file."""
-        return self._number("PRAGMA data_version")
+    def data_version(self) -> tuple[int, int]:
+        """A value that differs from the last one when users or devices may be others than before.
+
+        Because another process has changed the file, or because a device had to make room here.
+        """
+        return self._number("PRAGMA data_version"), self._evictions
 
     def close(self) -> None:
         """Let go of the file; once is enough, twice does no harm."""

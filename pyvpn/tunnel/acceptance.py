@@ -33,6 +33,8 @@ LEAST_MTU, MOST_MTU = 1280, 9000
 LEAST_HEARTBEAT, MOST_HEARTBEAT = 1.0, 300.0
 NORMAL_HEARTBEAT = 10.0
 
+EVERYTHING: tuple[Network, ...] = (IPv4Network("0.0.0.0/0"), IPv6Network("::/0"))
+
 SAME_AS_OWN = "is one of this host's own networks"
 
 
@@ -40,12 +42,19 @@ SAME_AS_OWN = "is one of this host's own networks"
 class Policy:
     """What this client allows a server to set, from its ini file."""
 
-    accept_routes: tuple[Network, ...] = (IPv4Network("0.0.0.0/0"), IPv6Network("::/0"))
+    accept_routes: tuple[Network, ...] = EVERYTHING
     """Only networks inside one of these are routed; none: no routes at all."""
     accept_default_route: bool = False
     accept_own_networks: bool = False
     accept_dns: bool = True
     mtu: int | None = None
+    marked: bool = True
+    """Our own connection stays outside whatever is routed, since its packets are marked."""
+
+    @property
+    def is_list(self) -> bool:
+        """The operator has named networks, one by one: what they hold is meant."""
+        return self.accept_routes != EVERYTHING
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,12 +69,21 @@ class Accepted:
     clashes: tuple[Network, ...]  # pushed networks equal to or inside an own one
 
 
-def accept_addresses(answer: RegisterAnswer) -> tuple[InterfaceAddress, ...]:
+def accept_addresses(
+    answer: RegisterAnswer,
+    policy: Policy,
+    own_networks: Iterable[Network],
+    servers: Sequence[Address],
+) -> tuple[InterfaceAddress, ...]:
     """The lease of *answer* as interfaces, IPv4 first.
 
+    An address of ours in the wrong place is worse than a route: the host answers for it itself,
+    so the server, the gateway or a printer of that address could not be reached any more.
+
     Raises:
-        PeerError: no address at all, or one that no host may have.
+        PeerError: no address at all, or one that no host, or this one, may have.
     """
+    own = tuple(own_networks)
     found: list[InterfaceAddress] = []
     for text, version in ((answer.address4, 4), (answer.address6, 6)):
         if not text:
@@ -86,6 +104,11 @@ def accept_addresses(answer: RegisterAnswer) -> tuple[InterfaceAddress, ...]:
             or _overlap(ip_network(address), _NOWHERE)
         ):
             raise PeerError(f"the lease {_shown(text)} is not an address a host may have")
+        if address in servers:
+            raise PeerError(f"the lease {address} is the server's own outer address")
+        for mine in own:
+            if address in mine and not policy.accept_own_networks:
+                raise PeerError(f"the lease {address} lies in this host's own network {mine}")
         found.append(interface)
     if not found:
         raise PeerError("the server gave no address")
@@ -166,6 +189,8 @@ def _objection(
         return "is multicast, loopback or link-local"
     if network.prefixlen > 1 and _overlap(network, _NEVER):
         return "covers loopback, multicast or link-local addresses"
+    if policy.is_list and policy.marked:
+        servers = ()
     for server in servers:
         if server.version == network.version and server in network and network.prefixlen > 1:
             return f"covers the server's own address {server}"

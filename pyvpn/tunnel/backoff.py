@@ -18,7 +18,7 @@ class Backoff:
     clients of one server do not come back in the same moment.
 
     Args:
-        most: seconds, the longest nominal pause.
+        most: seconds, the longest pause that we choose ourselves.
         uniform: returns a random number from 0 to 1.
     """
 
@@ -42,4 +42,4 @@ class Backoff:
             nominal = min(self._next, self.most)
             self._next = min(self._next * FACTOR, self.most)
         spread = 0.5 + self._uniform()
-        return max(nominal * spread, at_least * (1 + 0.25 * self._uniform()))
+        return max(min(nominal * spread, self.most), at_least * (1 + 0.25 * self._uniform()))

@@ -11,7 +11,7 @@ the leases that were evicted for it in the same transaction.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from typing import NamedTuple
 
 from pyvpn.errors import Misuse, PeerError
@@ -37,28 +37,8 @@ class Granted(NamedTuple):
     evicted: list[int]
 
 
-class LeaseRefused(PeerError):
-    """No lease for this request; ``code`` is the word for it in the protocol."""
-
-    code: str
-
-
-class PoolEmpty(LeaseRefused):
-    """Every address is in use, or fixed for somebody else."""
-
-    code = "pool-empty"
-
-
-class AddressTaken(LeaseRefused):
-    """The address insisted on is somebody else's."""
-
-    code = "address-taken"
-
-
-class AddressRefused(LeaseRefused):
-    """The address insisted on is none that the pool gives out."""
-
-    code = "address-refused"
+class PoolEmpty(PeerError):
+    """No lease for this request: every address is in use, or fixed for somebody else."""
 
 
 class _Request(NamedTuple):
@@ -143,7 +123,6 @@ class Leases:
         fixed6: bytes | None = None,
         wanted4: bytes | None = None,
         wanted6: bytes | None = None,
-        insist: bool = False,
     ) -> Granted:
         """Give *device* of *user* an address of every family there is.
 
@@ -153,9 +132,7 @@ class Leases:
         A device whose lease is in use gets the same again, whatever it asks for.
 
         Raises:
-            PoolEmpty: a family has nothing left.
-            AddressTaken, AddressRefused: *insist*, and a wanted address is not to be had.
-                In all three cases nothing has changed.
+            PoolEmpty: a family has nothing left; nothing has changed.
         """
         old = self._leases.get(device)
         if old is not None and old.released is None:
@@ -167,7 +144,7 @@ class Leases:
         # What is then done for one can only make more room in the other.
         for family, request in ((self._family4, request4), (self._family6, request6)):
             if family is not None:
-                family.judge(request, insist)
+                family.judge(request)
         evicted: list[int] = []
         lease = Lease(
             device,
@@ -203,6 +180,21 @@ class Leases:
             family.evictable.discard(device)
             family.take_back(address, unix)
         return True
+
+    def forget_all_but(self, devices: Container[int], unix: float) -> int:
+        """End the leases of devices that exist no more; return how many.
+
+        *devices* are those that exist.  A lease in use stays until its device is released.  Looks
+        at every lease: for when accounts have changed.
+        """
+        gone = [
+            lease.device
+            for lease in self._leases.values()
+            if lease.released is not None and lease.device not in devices
+        ]
+        for device in gone:
+            self.forget(device, unix)
+        return len(gone)
 
     def expire(self, unix: float) -> list[int]:
         """End the sticky leases whose time is over; return their devices, oldest first."""
@@ -298,14 +290,9 @@ class _Family:
         assert oldest is not None
         return oldest[1]
 
-    def judge(self, request: _Request, insist: bool) -> None:
-        """Raise :class:`LeaseRefused` if the request cannot be met; change nothing."""
-        named, wanted = self.named(request), request.wanted
-        if insist and wanted is not None and named != wanted:
-            if self.pool.permits(wanted):
-                raise AddressTaken("the address asked for is somebody else's")
-            raise AddressRefused(f"the address asked for is none to be had in {self.pool.network}")
-        if named is None and not self.pool.free and not self.evictable:
+    def judge(self, request: _Request) -> None:
+        """Raise :class:`PoolEmpty` if the request cannot be met; change nothing."""
+        if self.named(request) is None and not self.pool.free and not self.evictable:
             raise PoolEmpty(f"none of the {self.pool.usable} addresses is free")
 
     def give(self, address: bytes, device: int) -> None:

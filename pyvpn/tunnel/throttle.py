@@ -7,7 +7,9 @@ Two limits, against the two ways of guessing:
   be the longer wait: each of its failures is one of the source's.)
 * by **name**: many machines trying one name, which no limit by source can see.  A bucket.  It
   would let anybody lock a user out, so sources from which that name has succeeded before are
-  exempt; they still have the limit by source.
+  exempt; they still have the limit by source.  Behind a relay that names no sources nothing
+  exempts: there a name that is guessed at is slow for its user too.  (A device that is proved
+  has a name of its own here, which the caller makes up, and no source.)
 
 Names count whether they exist or not, so the answer tells nothing about that.
 

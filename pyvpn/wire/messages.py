@@ -54,7 +54,6 @@ class Code(StrEnum):
     SLOW_DOWN = "slow-down"
     PASSWORD_NEEDED = "password-needed"  # noqa: S105 - a word of the protocol, no secret
     """Only said to a device proved by its certificate: its user must type the password again."""
-    BUSY = "busy"
     TOO_MANY_DEVICES = "too-many-devices"
     POOL_EMPTY = "pool-empty"
     ADDRESS_TAKEN = "address-taken"

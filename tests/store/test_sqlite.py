@@ -190,12 +190,41 @@ class DeviceTests(StoreCase):
         ]
 
     def test_oneTooMany(self) -> None:
-        """The device whose password was proved longest ago makes room, with its lease."""
-        *others, oldest = self.fill()
-        self.store.save_lease(Lease(oldest.id, self.anna.id, FOUR, None, NOON))
+        """The device that was not here for longest makes room, with its lease."""
+        first, unused, *others = self.fill()
+        for number, device in enumerate((first, unused, *others)):
+            left = NOON - 1000 if device == unused else NOON + number
+            address = FOUR[:3] + bytes([number])
+            self.store.save_lease(Lease(device.id, self.anna.id, address, None, left))
         newest = self.add_device(self.store, self.anna, 99)
-        self.assertEqual([*others, newest], self.store.devices())
-        self.assertEqual([], self.store.leases())
+        self.assertEqual([first, *others, newest], self.store.devices())
+        self.assertEqual(DEVICES_PER_USER - 1, len(self.store.leases()))
+
+    def test_neverUsed(self) -> None:
+        """Before it goes what was never used, the one whose password was proved longest ago."""
+        *others, second, oldest = self.fill()
+        self.store.save_lease(Lease(oldest.id, self.anna.id, FOUR, None, NOON - 1000))
+        newest = self.store.add_device(self.anna.id, "99", oldest.name, NOON)
+        self.assertEqual([*others, oldest, newest], self.store.devices())
+        self.assertIsNone(self.store.device(second.fingerprint))
+
+    def test_forgetful(self) -> None:
+        """A machine that is a new device at every start pushes out itself, and no laptop."""
+        for registers in (False, True):
+            with self.subTest(registers=registers):
+                user = self.store.add_user(f"user{registers}", "hash", NOON)
+                laptop = self.add_device(self.store, user, 1000 + registers)
+                own = FOUR[:2] + bytes([registers])
+                self.store.save_lease(Lease(laptop.id, user.id, own + b"\x01", None, NOON))
+                for number in range(2 * DEVICES_PER_USER):
+                    left = NOON + number
+                    job = self.store.add_device(user.id, f"{registers}-{number}", "ci", left)
+                    if registers:
+                        address = own + bytes([100 + number])
+                        self.store.save_lease(Lease(job.id, user.id, address, None, left))
+
+                self.assertEqual(laptop, self.store.device(laptop.fingerprint))
+                self.assertEqual(DEVICES_PER_USER, len(self.store.devices(user.id)))
 
     def test_connectedStay(self) -> None:
         """A device that is connected does not make room for another."""
@@ -308,6 +337,17 @@ class TwoProcessesTests(StoreCase):
             change()
             self.assertNotEqual(before, server.data_version())
             self.assertEqual(server.data_version(), server.data_version())
+
+    def test_madeRoom(self) -> None:
+        """The server notices as well that a device had to make room for another."""
+        server = self.open()
+        anna = server.add_user("anna", "hash", NOON)
+        before = server.data_version()
+        for number in range(DEVICES_PER_USER):
+            self.add_device(server, anna, number)
+        self.assertEqual(before, server.data_version())
+        self.add_device(server, anna, DEVICES_PER_USER)
+        self.assertNotEqual(before, server.data_version())
 
     def test_changesNothing(self) -> None:
         """A command that found nothing to change does not wake the server."""
