@@ -25,11 +25,15 @@ class UnreadableFileTests(ConfigFileTestCase):
         return self.complaint(load_server, self.write(content))
 
     def test_missing(self) -> None:
-        """A file that is not there: where to get one."""
+        """A file that is not there: how to make one."""
         self.assertEqual(
-            "FILE: no such file: write one from etc/server.ini or etc/client.ini "
-            "(`python3 -m pyvpn.config server` and `... client` print them)",
+            "FILE: no such file: make one with  python3 -m pyvpn.config server > FILE",
             self.complaint(load_server, self.mktemp()),
+        )
+        self.assertEqual(
+            "FILE: no such file: make one with  pyvpn join LINK --config FILE  "
+            "(the server prints its LINK at its start)",
+            self.complaint(load_client, self.mktemp()),
         )
 
     def test_forbidden(self) -> None:

@@ -42,6 +42,11 @@ def time_from(least: str, most: str) -> str:
     return f"a time from {least} to {most}, written like 90s, 5m, 12h or 30d"
 
 
+def many_networks(count: int) -> str:
+    """A list of so many, written as long as networks can be."""
+    return ", ".join(f"fd00:1111:2222:3333:4444:5555:6666:{n + 4096:x}/128" for n in range(count))
+
+
 WRONG: dict[tuple[str, str], list[Wrong]] = {
     ("server", "state_dir"): [
         Wrong("", PATH),
@@ -179,6 +184,8 @@ WRONG: dict[tuple[str, str], list[Wrong]] = {
             "or, for one address, 10.1.2.0",
         ),
         Wrong("auto, 10.0.0.0/8", f"auto, none, or {NETWORK}"),
+        # No client takes more, and a thousand would not fit into the answer to a registration.
+        Wrong(many_networks(257), "auto, none, or at most 256 of them, not 257"),
     ],
     ("tunnel", "dns"): [
         Wrong("dns.example.org", ADDRESS),
@@ -187,6 +194,7 @@ WRONG: dict[tuple[str, str], list[Wrong]] = {
         Wrong("::", CAN_HAVE),
         Wrong("fe80::1%eth0", CAN_HAVE),
         Wrong("192.0.2.1,", ADDRESS),
+        Wrong(", ".join(f"192.0.2.{n}" for n in range(1, 10)), "at most 8 of them, not 9"),
     ],
     ("tunnel", "client_to_client"): [Wrong("", YES_NO), Wrong("maybe", YES_NO)],
     ("tunnel", "heartbeat"): [

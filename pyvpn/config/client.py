@@ -71,7 +71,8 @@ class Tunnel:
         "yes",
         words(list_of(network), yes=EVERY_NETWORK, no=()),
         "Which networks may the server draw into the tunnel? yes: whatever the options below "
-        "allow. no: none. Or a list: only what lies inside one of these.",
+        "allow. no: none. Or a list: only what lies inside one of these, which may then also be a "
+        "network around the server's own address.",
     )
     accept_default_route: bool = option(
         "no",
@@ -117,6 +118,9 @@ class ClientConfig(Loaded):
     """What the client shall do."""
 
     OWN: ClassVar[str] = "client"
+    HOW_TO_MAKE: ClassVar[str] = (
+        "make one with  pyvpn join LINK --config {path}  (the server prints its LINK at its start)"
+    )
     ABOUT: ClassVar[str] = """\
 The configuration of pyvpn's client: twistd -n vpnclient --config FILE
 

@@ -86,14 +86,14 @@ class _Parser(configparser.RawConfigParser):
         return name
 
 
-def read(path: str) -> Document:
-    """Read the file at *path*.
+def read(path: str, how_to_make: str) -> Document:
+    """Read the file at *path*; *how_to_make* one is said if there is none.
 
     Raises:
         ConfigError: there is no such file, it may not be read, or it is not written as a
             configuration file is; one line for each thing wrong.
     """
-    data, mode = _content(path)
+    data, mode = _content(path, how_to_make)
     try:
         text = data.decode("utf-8-sig")  # some editors begin a file with a byte order mark
     except UnicodeDecodeError as error:
@@ -136,17 +136,14 @@ def read(path: str) -> Document:
     return Document(path, parser.headers, options, bool(mode & 0o077))
 
 
-def _content(path: str) -> tuple[bytes, int]:
+def _content(path: str, how_to_make: str) -> tuple[bytes, int]:
     """The bytes of a file, and its mode as it was when they were read."""
     try:
         with open(path, "rb") as file:
             mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
             data = file.read(LIMIT + 1)
     except FileNotFoundError:
-        raise ConfigError(
-            f"{path}: no such file: write one from etc/server.ini or etc/client.ini "
-            f"(`python3 -m pyvpn.config server` and `... client` print them)"
-        ) from None
+        raise ConfigError(f"{path}: no such file: {how_to_make.format(path=path)}") from None
     except PermissionError:
         raise ConfigError(
             f"{path}: permission denied: user id {os.geteuid()} must be able to read it"

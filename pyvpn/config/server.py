@@ -28,6 +28,7 @@ from pyvpn.config.addresses import (
 )
 from pyvpn.config.table import Contradiction, Loaded, load, option, section
 from pyvpn.config.values import duration, list_of, matching, optional, path, whole, words, yes_no
+from pyvpn.tunnel.acceptance import MOST_DNS, MOST_ROUTES
 
 device_name = matching(
     r"(?!(?:lo|all|default)$)[A-Za-z0-9_][A-Za-z0-9_.-]{0,14}",
@@ -81,12 +82,12 @@ class Tunnel:
     )
     routes: tuple[Network, ...] | None = option(
         "auto",
-        words(list_of(network), auto=None, none=()),
+        words(list_of(network, MOST_ROUTES), auto=None, none=()),
         "The networks behind this server that clients may reach, separated by commas. auto: the "
         "private networks on its own interfaces, printed at start. none: the server alone.",
     )
     dns: tuple[Address, ...] = option(
-        "", list_of(address), "Name servers to tell clients about, separated by commas."
+        "", list_of(address, MOST_DNS), "Name servers to tell clients about, separated by commas."
     )
     client_to_client: bool = option(
         "no",
@@ -96,7 +97,7 @@ class Tunnel:
     heartbeat: float = option(
         "10s",
         duration("1s", "5m"),
-        "How often each side says that it is there. Shorter finds a dead path sooner, longer "
+        "How often a client says that it is there. Shorter finds a dead path sooner, longer "
         "spares batteries; NAT routers forget silent connections after minutes.",
     )
     expiry: float = option(
@@ -166,6 +167,7 @@ class ServerConfig(Loaded):
     """What the server shall do. Times are seconds."""
 
     OWN: ClassVar[str] = "server"
+    HOW_TO_MAKE: ClassVar[str] = "make one with  python3 -m pyvpn.config server > {path}"
     ABOUT: ClassVar[str] = """\
 The configuration of pyvpn's server: twistd -n vpnserver --config FILE
 

@@ -87,6 +87,8 @@ class Loaded:
     """The section of the options that stand in the class itself."""
     ABOUT: ClassVar[str]
     """The head of the file, for people."""
+    HOW_TO_MAKE: ClassVar[str]
+    """What to do when there is none at {path}."""
 
     path: Path
     lines: Mapping[tuple[str, str], int] = field(default_factory=dict, repr=False, compare=False)
@@ -125,7 +127,7 @@ def load(kind: type[C], path: str | os.PathLike[str]) -> C:
     Raises:
         ConfigError: one line for each thing wrong, in the order of the file.
     """
-    document = ini.read(os.fspath(path))
+    document = ini.read(os.fspath(path), kind.HOW_TO_MAKE)
     options = {(each.section, each.name): each.option for each in listed(kind)}
     problems = list(_unknown(document, options))
     values: dict[str, dict[str, object]] = {section: {} for section, _ in options}

@@ -138,12 +138,17 @@ def _seconds(value: str) -> float:
     return float(match[1]) * _UNITS[match[2]] if match else math.nan
 
 
-def list_of(convert: Callable[[str], T]) -> Callable[[str], tuple[T, ...]]:
-    """Any number of values, separated by commas or line ends, none of them twice."""
+def list_of(
+    convert: Callable[[str], T], most: int | None = None
+) -> Callable[[str], tuple[T, ...]]:
+    """Any number of values, or *most*, separated by commas or line ends, none of them twice."""
 
     def converted(value: str) -> tuple[T, ...]:
+        items = re.split(r"\s*,\s*|\s*\n\s*", value.strip()) if value else []
+        if most is not None and len(items) > most:
+            raise Expected(f"at most {most} of them, not {len(items)}")
         found: list[T] = []
-        for item in re.split(r"\s*,\s*|\s*\n\s*", value.strip()) if value else ():
+        for item in items:
             one = convert(item)
             if one in found:
                 raise Expected(f"each only once, {one} is there twice")
