@@ -23,7 +23,7 @@ from typing import Any
 from twisted.internet import tcp
 from twisted.internet.abstract import isIPAddress, isIPv6Address
 from twisted.internet.address import IPv4Address, IPv6Address
-from twisted.internet.defer import Deferred, maybeDeferred, succeed
+from twisted.internet.defer import CancelledError, Deferred, maybeDeferred, succeed
 from twisted.internet.interfaces import (
     IAddress,
     IConnector,
@@ -47,6 +47,11 @@ USER_TIMEOUT_SECONDS = 30
 
 LOOKUP_SECONDS = 10
 """For how long a name may take; the C library alone would wait half a minute or more."""
+
+REMEMBERED_SECONDS = 2
+"""For how long a name may take whose addresses are remembered from an earlier time."""
+
+NAMES_REMEMBERED = 64
 
 LOOKUPS_AT_ONCE = 4
 LOOKUPS_WAITING = 8
@@ -140,6 +145,9 @@ class DaemonResolver:
         self._clock = clock
         self._threads = threads
         self._getaddrinfo = getaddrinfo
+        # The name server may only be reached through the tunnel whose far end we look for: then
+        # what the name meant last is the one way back.
+        self._remembered: dict[tuple[Any, ...], Sequence[tuple[Any, ...]]] = {}
 
     def resolveHostName(
         self,
@@ -160,11 +168,25 @@ class DaemonResolver:
             lookup.found = maybeDeferred(self._getaddrinfo, *question, 0, socket.AI_NUMERICHOST)
         else:
             lookup.found = self._threads.run(self._getaddrinfo, *question)
-            lookup.found.addTimeout(LOOKUP_SECONDS, self._clock)
+            patience = REMEMBERED_SECONDS if question in self._remembered else LOOKUP_SECONDS
+            lookup.found.addTimeout(patience, self._clock)
+
+        def remember(answers: Sequence[tuple[Any, ...]]) -> Sequence[tuple[Any, ...]]:
+            if question in self._remembered or len(self._remembered) < NAMES_REMEMBERED:
+                self._remembered[question] = answers
+            return answers
 
         def nothing(failure: Failure) -> Sequence[tuple[Any, ...]]:
-            self._log.info("{name}: {error}", name=hostName, error=failure.getErrorMessage())
-            return ()
+            if failure.check(CancelledError):
+                return ()
+            known = self._remembered.get(question, ())
+            self._log.info(
+                "{name}: {error}{instead}",
+                name=hostName,
+                error=failure.getErrorMessage() or "no answer",
+                instead="; trying the addresses it had before" if known else "",
+            )
+            return known
 
         def tell(answers: Sequence[tuple[Any, ...]]) -> None:
             for answer_family, _, _, _, place in answers:
@@ -173,7 +195,7 @@ class DaemonResolver:
                 )
             resolutionReceiver.resolutionComplete()
 
-        lookup.found.addErrback(nothing)
+        lookup.found.addCallbacks(remember, nothing)
         lookup.found.addCallback(tell)
         lookup.found.addErrback(lambda failure: self._log.failure("a receiver failed", failure))
         return lookup

@@ -12,29 +12,21 @@ means: its :class:`LinkOwner` does.  What it does decide is how much a peer may 
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Callable
-from itertools import accumulate
 from typing import Any, cast
-from typing import Protocol as Structure
 
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.error import ConnectionDone, ConnectionLost
-from twisted.internet.interfaces import (
-    IDelayedCall,
-    IHandshakeListener,
-    IPushProducer,
-    IReactorTime,
-    ITCPTransport,
-)
+from twisted.internet.interfaces import IDelayedCall, IHandshakeListener, IReactorTime
 from twisted.logger import Logger
 from twisted.protocols.basic import Int32StringReceiver
-from twisted.protocols.policies import ProtocolWrapper
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from pyvpn.errors import PeerError, PyvpnError
 from pyvpn.interfaces import IPacketSink
+from pyvpn.net.link_owner import LinkClosed, LinkOwner, TransactionTimeout, VersionRefused
+from pyvpn.net.valve import Valve, tune
 from pyvpn.wire.command import (
     LIMIT,
     LIMIT_BEFORE_LOG_IN,
@@ -56,131 +48,10 @@ CLOSE_SECONDS = 2.0
 MOST_OPEN_QUESTIONS = 16
 MOST_FAULTS = 3
 
-# Bytes that may wait on our side of a line: once in Twisted's buffer and once, unsent, in the
-# kernel's.  Large enough to keep a fast line busy, and halved until a slow one drains in time.
-QUEUE_MOST = 65_536
-QUEUE_LEAST = 4_096
-DRAIN_SLOW = 0.5
-DRAIN_QUICK = 0.1
-COMMANDS_MOST = 16_384
-"""Bytes of commands and answers that may wait behind a full queue."""
-
-TCP_USER_TIMEOUT_MS = 30_000
-KEEPALIVE_SECONDS = 10
-
 _VERSION_BYTES = 8
 _ANSWER_BYTES = 1
 _PACKET = int(Command.PACKET).to_bytes(4, "big")
 _PACKET_HEADER = 8  # command and transaction
-
-
-class TransactionTimeout(PeerError):
-    """The peer did not answer a question in time."""
-
-
-class LinkClosed(PeerError):
-    """The connection ended before the answer came."""
-
-
-class VersionRefused(PeerError):
-    """The server does not speak our version of the protocol."""
-
-
-class LinkOwner(Structure):
-    """What a :class:`ControlLink` tells the one it works for."""
-
-    def connected(self, link: ControlLink) -> None:
-        """The TCP connection is there; nothing has been proved."""
-
-    def ready(self, link: ControlLink) -> None:
-        """TLS (where there is TLS) is up and the versions agree: frames may flow."""
-
-    def heard(self, link: ControlLink) -> None:
-        """Something arrived; called once per read, after its content was delivered."""
-
-    def question(
-        self, link: ControlLink, command: int, data: bytes
-    ) -> bytes | Deferred[bytes] | None:
-        """The peer wants an answer; None leaves it without one."""
-
-    def statement(self, link: ControlLink, command: int, data: bytes) -> None:
-        """The peer says something that wants no answer."""
-
-    def packets(self, link: ControlLink, packets: list[bytes]) -> None:
-        """Inner packets arrived."""
-
-    def lost(self, link: ControlLink, reason: Exception) -> None:
-        """The connection is over; called once, and last."""
-
-
-@implementer(IPushProducer)
-class _Valve:
-    """Stands for the source of packets towards the transport: paused means packets are dropped.
-
-    It also finds the size of queue that suits the line: one that took long to drain is halved,
-    one that drained at once may grow back.  So a slow line never holds seconds of old packets.
-    """
-
-    def __init__(self, clock: IReactorTime) -> None:
-        self._clock = clock
-        self._paused_at = 0.0
-        self._connection: ITCPTransport | None = None
-        self.size = QUEUE_MOST
-        self.open = True
-        self.commands = 0
-        """Bytes of commands written while it was shut."""
-
-    def fit(self, transport: object) -> None:
-        """Bind to the TCP connection at the bottom of *transport*'s wrappers."""
-        bottom = transport
-        while isinstance(bottom, ProtocolWrapper):
-            bottom = bottom.transport
-        self._connection = cast(ITCPTransport, bottom)
-        self._apply()
-
-    def _apply(self) -> None:
-        connection = self._connection
-        if isinstance(getattr(connection, "bufferSize", None), int):
-            connection.bufferSize = self.size  # type: ignore[union-attr]  # checked by getattr
-        handle = getattr(connection, "socket", None)
-        if handle is not None:
-            set_option(handle, socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, self.size)
-
-    def pauseProducing(self) -> None:
-        self.open = False
-        self._paused_at = self._clock.seconds()
-
-    def resumeProducing(self) -> None:
-        took = self._clock.seconds() - self._paused_at
-        self.open = True
-        self.commands = 0
-        wanted = self.size
-        if took > DRAIN_SLOW:
-            wanted = max(QUEUE_LEAST, self.size // 2)
-        elif took < DRAIN_QUICK:
-            wanted = min(QUEUE_MOST, self.size * 2)
-        if wanted != self.size:
-            self.size = wanted
-            self._apply()
-
-    def stopProducing(self) -> None:
-        self.open = False
-
-
-def set_option(handle: socket.socket, level: int, option: int, value: int) -> None:
-    """Set a socket option that is an improvement, not a need: a kernel without it is fine."""
-    try:
-        handle.setsockopt(level, option, value)
-    except OSError as problem:
-        _log.debug("socket option {option}: {problem}", option=option, problem=problem)
-
-
-def _count_within(packets: list[bytes], size: int) -> int:
-    """How many from the front make up *size* bytes; one at least, or large ones never pass."""
-    for count, left in enumerate(accumulate(map(len, packets), initial=0)):
-        if left > size:
-            return max(1, count - 1)
-    return len(packets)
 
 
 @implementer(IHandshakeListener, IPacketSink)
@@ -214,6 +85,7 @@ class ControlLink(Int32StringReceiver):
         self.version = version
         self._verify = verify
         self.is_up = False
+        self.is_verified = False
         self.is_closed = False
         self._is_lost = False
         self.dropped_packets = 0
@@ -227,7 +99,7 @@ class ControlLink(Int32StringReceiver):
         self._asked: dict[int, tuple[Deferred[bytes], IDelayedCall]] = {}
         self._answering: set[int] = set()
         self._last_id = 0
-        self._valve = _Valve(clock)
+        self._valve = Valve(clock)
         self._partial_since: float | None = None
         self._progressed = False
         self._partial_timer: IDelayedCall | None = None
@@ -243,14 +115,9 @@ class ControlLink(Int32StringReceiver):
         self._valve.fit(self.transport)
         handle = getattr(self.transport, "socket", None)
         if handle is not None:
-            set_option(handle, socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            set_option(handle, socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, TCP_USER_TIMEOUT_MS)
-            if not self._tls:
-                # The first generation has no heartbeats: a peer that lost its power would hold
-                # its address for ever.
-                set_option(handle, socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-                set_option(handle, socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEPALIVE_SECONDS)
-                set_option(handle, socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, KEEPALIVE_SECONDS)
+            # The first generation has no heartbeats: a peer that lost its power would hold its
+            # address for ever.
+            tune(handle, keep_alive=not self._tls)
         self.owner.connected(self)
         # With TLS this call comes before the handshake: nothing may be said until it is done.
         if not self._tls and not self.is_closed:
@@ -267,6 +134,7 @@ class ControlLink(Int32StringReceiver):
             except Exception as error:  # noqa: BLE001 - whatever it is, nobody was verified
                 self.abort(error)
                 return
+        self.is_verified = True
         self.transport.registerProducer(self._valve, True)
         if self._initiator:
             self.transport.write(encode_version(self.version))
@@ -421,21 +289,17 @@ class ControlLink(Int32StringReceiver):
 
     def _write(self, frame: bytes) -> None:
         """Write a command, whatever else waits; but not to somebody who never reads."""
-        if not self._valve.open:
-            self._valve.commands += len(frame)
-            if self._valve.commands > COMMANDS_MOST:
-                self.abort(PeerError("does not read what it asks for"))
-                return
-        self.transport.write(frame)
+        if self._valve.passes_command(len(frame)):
+            self.transport.write(frame)
+        else:
+            self.abort(PeerError("does not read what it asks for"))
 
     def send_packets(self, packets: list[bytes]) -> int:
         if self.is_closed or not self._valve.open:
             self.dropped_packets += len(packets)
             return 0
-        taken = packets
-        if sum(map(len, packets)) > self._valve.size:
-            taken = packets[: _count_within(packets, self._valve.size)]
-            self.dropped_packets += len(packets) - len(taken)
+        taken = self._valve.fitting(packets)
+        self.dropped_packets += len(packets) - len(taken)
         self.transport.write(encode_packets(taken))
         return len(taken)
 

@@ -18,7 +18,8 @@ from pyvpn.net import netlink, nft
 from pyvpn.net.journal import Guard, Journal, NftTable, Rule, Step, Sysctl, target_of
 from pyvpn.net.netlink import Address, Network
 from pyvpn.net.nft import Firewall
-from pyvpn.net.sysctl import SysctlTree
+from pyvpn.net.sysctl import V4, V6, SysctlTree
+from pyvpn.net.table_locks import TableLocks
 
 __all__ = ["Address", "Firewall", "Host", "Network", "private_networks"]
 
@@ -59,6 +60,8 @@ class Host:
             ) from error
         self._journal = Journal(os.path.join(state_dir, "host.json"))
         self._sysctls = SysctlTree()
+        self._tables = TableLocks()
+        self._bystanders: tuple[str, ...] | None = None
         # What the journal already had, and this run has not asked for again so far.
         self._left_behind = {target_of(step) for step in self._journal.steps}
 
@@ -98,7 +101,9 @@ class Host:
         Returns:
             What could not be undone, in words (logged as well); it stays in the journal.
         """
-        return self._undo_all(self._journal.steps)
+        problems = self._undo_all(self._journal.steps)
+        self._tables.release()
+        return problems
 
     def _undo_all(self, steps: Sequence[Step]) -> list[str]:
         problems = []
@@ -167,6 +172,14 @@ class Host:
                 self._undo(step)
                 self._journal.strike(step)
 
+    def hold_table(self, table: int) -> None:
+        """Have routing table *table* for this process alone, until :meth:`undo`.
+
+        Raises:
+            HostError: another client on this host has it.
+        """
+        self._tables.hold(table)
+
     def add_rule(self, mark: int, table: int) -> None:
         """Let everything but packets marked *mark* look into *table* before the main one.
 
@@ -175,6 +188,7 @@ class Host:
         Raises:
             HostError: the kernel refuses.
         """
+        self._tables.hold(table)
         for version in 4, 6:
             step = Rule(version, mark, table)
             self._note(step)
@@ -196,12 +210,39 @@ class Host:
             self._keep_sysctls("net/ipv6/")
             self._set(self._sysctls.forwarding6(netlink.fed_by_advertisements()))
 
+    def forwarding_is_ours(self) -> tuple[int, ...]:
+        """Return the IP versions, 4 and 6, that nobody forwarded here before we did."""
+        switches = {4: V4, 6: V6}
+        paths = {step.path for step in self._journal.steps if isinstance(step, Sysctl)}
+        return tuple(version for version, path in switches.items() if path in paths)
+
+    def bystanders(self, device: str) -> tuple[str, ...]:
+        """Return the interfaces of our first look that have nothing to do with the tunnel.
+
+        Between them nothing was forwarded before we switched it on, so nothing shall be now.
+        Interfaces that come later, and bridges, are somebody's who wants to forward (Docker).
+        """
+        if self._bystanders is None:
+            self._bystanders = netlink.plain_interfaces()
+        return tuple(name for name in self._bystanders if name != device)
+
+    def loosen_reverse_path(self) -> None:
+        """Let replies in whose way back would be the tunnel (``rp_filter`` strict to loose).
+
+        With a default route into the tunnel that is every reply to our own, marked connection.
+
+        Raises:
+            HostError: the kernel or the container refuses.
+        """
+        self._set(self._sysctls.loose_reverse_path())
+
     def firewall(self, firewall: Firewall) -> None:
         """Make our nft table what *firewall* says, in one step.
 
         Raises:
             HostError: nft is missing or refuses.
         """
+        nft.find_nft()  # before it is noted: without nft, what was not made cannot be undone
         self._note(NftTable(nft.table_name(firewall.device)))
         nft.run_nft(nft.ruleset(firewall))
 
@@ -276,7 +317,8 @@ class Host:
             case NftTable(name):
                 nft.run_nft(nft.removal(name))
             case Rule(version, mark, table):
-                netlink.delete_rule(version, mark, table)
+                if self._tables.try_hold(table):  # else it is another client's by now
+                    netlink.delete_rule(version, mark, table)
             case Guard(network):
                 netlink.delete_unreachable(ip_network(network))
 

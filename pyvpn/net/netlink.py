@@ -152,6 +152,20 @@ def delete_rule(version: int, mark: int, table: int) -> None:
         _change_rule(ipr, "del", version, mark, table)
 
 
+def plain_interfaces() -> tuple[str, ...]:
+    """Return the names of all interfaces but loopback and bridges, sorted."""
+    with _netlink("read interfaces") as ipr:
+        links = list(ipr.get_links())
+    return tuple(
+        sorted(
+            str(link.get("IFLA_IFNAME"))
+            for link in links
+            if not link["flags"] & _IFF_LOOPBACK
+            and link.get_nested("IFLA_LINKINFO", "IFLA_INFO_KIND") != "bridge"
+        )
+    )
+
+
 def own_networks(exclude: Iterable[str] = ()) -> list[tuple[str, Network]]:
     """Return the networks that this host's up interfaces have an address in.
 

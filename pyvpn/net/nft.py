@@ -32,6 +32,8 @@ class Firewall:
     *networks* are the pools; with *masquerade* what comes from them leaves by other
     interfaces under the host's own address.  *plain_network* (of the first generation's
     clients, masqueraded likewise) reaches, and is reached from, *plain_bypass* alone.
+    Between *bystanders*, interfaces that are not the tunnel, nothing of *bystander_versions* is
+    forwarded: our switching forwarding on must not make a router of a host that was none.
     """
 
     device: str
@@ -40,6 +42,8 @@ class Firewall:
     client_to_client: bool = False
     plain_network: IPv4Network | None = None
     plain_bypass: IPv4Network | None = None
+    bystanders: tuple[str, ...] = ()
+    bystander_versions: tuple[int, ...] = ()
 
 
 def table_name(device: str) -> str:
@@ -107,11 +111,21 @@ def forward_droppers() -> list[str]:
     ]
 
 
-def _nft(arguments: list[str], text: str) -> str:
+def find_nft() -> str:
+    """Return where the program is.
+
+    Raises:
+        HostError: nowhere; the text has the cure.
+    """
     path = os.pathsep.join((os.environ.get("PATH", os.defpath), *_FOLDERS))
     program = shutil.which("nft", path=path)
     if program is None:
         raise HostError(f"nft is missing: install the package nftables, {_LEAVE_IT}")
+    return program
+
+
+def _nft(arguments: list[str], text: str) -> str:
+    program = find_nft()
     try:
         done = subprocess.run(
             [program, *arguments],
@@ -187,6 +201,15 @@ def _forward(firewall: Firewall) -> list[list[Json]]:
             rules.append([way, _address(own, "==", plain), *beyond, *_drop()])
     if not firewall.client_to_client:
         rules.append([inward, outward, *_drop()])
+    if len(firewall.bystanders) > 1:
+        names = {"set": list(firewall.bystanders)}
+        between = [
+            {"match": {"op": "==", "left": {"meta": {"key": key}}, "right": names}}
+            for key in ("iifname", "oifname")
+        ]
+        rules += [
+            [_family(version), *between, *_drop()] for version in firewall.bystander_versions
+        ]
     return rules
 
 
@@ -200,6 +223,11 @@ def _input(firewall: Firewall) -> list[list[Json]]:
         allowed.append(_address("daddr", "!=", bypass))
     inward = _interface("iifname", "==", firewall.device)
     return [[inward, _address("saddr", "==", plain), *allowed, *_drop()]]
+
+
+def _family(version: int) -> Json:
+    right = {4: "ipv4", 6: "ipv6"}[version]
+    return {"match": {"op": "==", "left": {"meta": {"key": "nfproto"}}, "right": right}}
 
 
 def _drop() -> list[Json]:

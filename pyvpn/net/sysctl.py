@@ -82,6 +82,13 @@ class SysctlTree:
             if name != "all" and self.read(path) == "1":
                 yield Sysctl(path, "1", None)
 
+    def loose_reverse_path(self) -> Iterator[Sysctl]:
+        """What it takes that no interface filters strictly: its own value or *all*'s counts."""
+        path = "net/ipv4/conf/all/rp_filter"
+        found = self.read(path)
+        if found is not None and found != "2":
+            yield Sysctl(path, found, "2")
+
     def undo(self, step: Sysctl) -> None:
         """Put the old value back, unless somebody else has changed ours since.
 

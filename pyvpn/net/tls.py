@@ -123,6 +123,21 @@ def load_or_make_identity(
     return ServerIdentity(key_pem, chain, authority_key, authority_cert, pin_of(chain[0]))
 
 
+def read_pin(place: Path, certificate_file: Path | None, key_file: Path | None) -> str | None:
+    """Return the pin that :func:`load_or_make_identity` would find; None if it had to write.
+
+    Raises as that does.
+    """
+    if certificate_file is not None and key_file is not None:
+        return pin_of(_read_pair(certificate_file, key_file)[1][0])
+    key_pem, certificate = read_private(place / "server.key"), read_private(place / "server.crt")
+    if key_pem is None or certificate is None:
+        return None
+    own = _parse_key(place / "server.key", key_pem).public_key()
+    shown = _parse_certificate(place / "server.crt", certificate).public_key()
+    return pin_of(certificate) if _bytes_of(own) == _bytes_of(shown) else None
+
+
 def server_options(identity: ServerIdentity) -> IOpenSSLContextFactory:
     """Return what a listening port needs to speak TLS as *identity*."""
     authority = x509.load_pem_x509_certificate(identity.authority_certificate)

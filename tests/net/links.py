@@ -78,7 +78,7 @@ class Line(StringTransport):
 
     def take(self) -> bytes:
         """What was written since the last time."""
-        written = self.value()
+        written: bytes = self.value()
         self.clear()
         return written
 
@@ -111,16 +111,23 @@ def answer(transaction: int, data: bytes = b"") -> bytes:
 class Bench:
     """One link without TLS, its owner, its line and a clock."""
 
-    def __init__(self, *, initiator: bool = False, line: Any = None, up: bool = True) -> None:
+    def __init__(
+        self,
+        *,
+        initiator: bool = False,
+        line: Any = None,
+        up: bool = True,
+        version: float = 2.0,
+    ) -> None:
         self.clock = Clock()
         self.owner = KeepingOwner()
         self.line = Line() if line is None else line
         self.link = ControlLink(
-            self.owner, self.clock, version=2.0, initiator=initiator, tls=False
+            self.owner, self.clock, version=version, initiator=initiator, tls=False
         )
         self.link.makeConnection(self.line)
         if up:
-            self.receive(ACCEPTED if initiator else V2)
+            self.receive(ACCEPTED if initiator else encode_version(version))
             if line is None:
                 self.line.take()
             self.owner.told.clear()

@@ -34,7 +34,7 @@ class _Reactor:
     def __init__(self) -> None:
         self.asked: queue.Queue[tuple[Callable[..., Any], tuple[Any, ...]]] = queue.Queue()
 
-    def callFromThread(self, callable: Callable[..., Any], *args: Any) -> None:
+    def callFromThread(self, callable: Any, *args: Any, **kwargs: Any) -> None:
         self.asked.put((callable, args))
 
 

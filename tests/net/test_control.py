@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from itertools import pairwise
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,7 +12,8 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
 from pyvpn.errors import PeerError
-from pyvpn.net.control import FRAME_SECONDS, VersionRefused
+from pyvpn.net.control import FRAME_SECONDS
+from pyvpn.net.link_owner import VersionRefused
 from pyvpn.wire.command import (
     LIMIT,
     LIMIT_BEFORE_LOG_IN,
@@ -123,7 +125,7 @@ class FrameTests(SynchronousTestCase):
         edges = [0, *sorted(set(cuts)), len(CONVERSATION)]
         bench = Bench(up=False)
         bench.receive(
-            *(CONVERSATION[a:b] for a, b in zip(edges, edges[1:], strict=False)),
+            *(CONVERSATION[a:b] for a, b in pairwise(edges)),
         )
 
         told = [each for each in bench.owner.told if each[0] not in ("heard", "packets")]

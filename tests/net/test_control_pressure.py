@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from twisted.internet.address import IPv4Address
 from twisted.internet.error import ConnectionLost
@@ -14,15 +15,15 @@ from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
-from pyvpn.net.control import (
+from pyvpn.net.control import ControlLink
+from pyvpn.net.tls import client_options, server_options
+from pyvpn.net.valve import (
     COMMANDS_MOST,
     DRAIN_QUICK,
     DRAIN_SLOW,
     QUEUE_LEAST,
     QUEUE_MOST,
-    ControlLink,
 )
-from pyvpn.net.tls import client_options, server_options
 from pyvpn.wire.command import Command
 from tests.net.links import Bench, KeepingOwner, StubbornLine, frames_in, question
 from tests.net.test_tls import HOST, IDENTITY
@@ -86,9 +87,7 @@ class StubbornTests(SynchronousTestCase):
         self.link.tell(Command.NOTICE, b"bye")
         self.line.drain()
 
-        self.assertEqual(
-            [(-1, 5, b"there?"), (7, 0, b"bye")], frames_in(self.line.sent)[-2:]
-        )
+        self.assertEqual([(-1, 5, b"there?"), (7, 0, b"bye")], frames_in(self.line.sent)[-2:])
 
     def test_asks_and_never_reads(self) -> None:
         """Who goes on asking without reading an answer is cut off."""
@@ -175,7 +174,7 @@ class StubbornTlsTests(SynchronousTestCase):
         for _ in range(10):
             self.exchange()
 
-    def _wrap(self, options: object, client: bool, make: Callable[[], ControlLink]) -> IProtocol:
+    def _wrap(self, options: Any, client: bool, make: Callable[[], ControlLink]) -> IProtocol:
         factory = TLSMemoryBIOFactory(options, client, Factory.forProtocol(make), self.clock)
         return factory.buildProtocol(IPv4Address("TCP", "192.0.2.1", 51820))
 
@@ -231,4 +230,4 @@ class StubbornTlsTests(SynchronousTestCase):
         self.link.fault("a")
 
         self.assertEqual(1, len(self.owner.of("lost")))
-        self.assertEqual([], [c for c in self.clock.getDelayedCalls() if c.func == self.link.abort])
+        self.assertFalse(self.line.aborted)

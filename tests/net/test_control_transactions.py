@@ -6,12 +6,8 @@ from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
 from pyvpn.errors import PeerError
-from pyvpn.net.control import (
-    MOST_OPEN_QUESTIONS,
-    TRANSACTION_SECONDS,
-    LinkClosed,
-    TransactionTimeout,
-)
+from pyvpn.net.control import MOST_OPEN_QUESTIONS, TRANSACTION_SECONDS
+from pyvpn.net.link_owner import LinkClosed, TransactionTimeout
 from pyvpn.wire.command import Command, encode_frame
 from tests.net.links import Bench, answer, question
 

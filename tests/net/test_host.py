@@ -13,6 +13,7 @@ from pyvpn.net import netlink, nft
 from pyvpn.net.host import Host, private_networks
 from pyvpn.net.journal import Guard, Journal, NftTable, Rule, Step, Sysctl
 from pyvpn.net.nft import Firewall
+from pyvpn.net.table_locks import TableLocks
 
 MISSING = Sysctl("net/pyvpn-test/none", "0", "1")  # undone by doing nothing: there is no such file
 
@@ -49,6 +50,9 @@ class HostTests(SynchronousTestCase):
         self.state_dir = self.mktemp()
         self.path = os.path.join(self.state_dir, "host.json")
         self.host = Host(self.state_dir, "test")
+        # The kernel's own; a run that died holds nothing.
+        self.patch(TableLocks, "hold", lambda _locks, _table: None)
+        self.patch(TableLocks, "try_hold", lambda _locks, _table: True)
 
     def left_behind(self, *steps: Step) -> Host:
         """Return the next run's host, after one that died with *steps* in its journal."""

@@ -1,0 +1,113 @@
+"""What we ask of a TCP connection, and how much may wait for it: found by how fast it drains."""
+
+from __future__ import annotations
+
+import socket
+from itertools import accumulate
+from typing import cast
+
+from twisted.internet.interfaces import IPushProducer, IReactorTime, ITCPTransport
+from twisted.logger import Logger
+from twisted.protocols.policies import ProtocolWrapper
+from zope.interface import implementer
+
+_log = Logger()
+
+# Bytes that may wait on our side of a line: once in Twisted's buffer and once, unsent, in the
+# kernel's.  Large enough to keep a fast line busy, and halved until a slow one drains in time.
+QUEUE_MOST = 65_536
+QUEUE_LEAST = 4_096
+DRAIN_SLOW = 0.5
+DRAIN_QUICK = 0.1
+TCP_USER_TIMEOUT_MS = 30_000
+KEEPALIVE_SECONDS = 10
+
+COMMANDS_MOST = 16_384
+"""Bytes of commands and answers that may wait behind a full queue."""
+
+
+@implementer(IPushProducer)
+class Valve:
+    """Stands for the source of packets towards the transport: paused means packets are dropped.
+
+    It also finds the size of queue that suits the line: one that took long to drain is halved,
+    one that drained at once may grow back.  So a slow line never holds seconds of old packets.
+    """
+
+    def __init__(self, clock: IReactorTime) -> None:
+        self._clock = clock
+        self._paused_at = 0.0
+        self._connection: ITCPTransport | None = None
+        self.size = QUEUE_MOST
+        self.open = True
+        self._commands = 0  # bytes of commands written while it was shut
+
+    def fit(self, transport: object) -> None:
+        """Bind to the TCP connection at the bottom of *transport*'s wrappers."""
+        bottom = transport
+        while isinstance(bottom, ProtocolWrapper):
+            bottom = bottom.transport
+        self._connection = cast(ITCPTransport, bottom)
+        self._apply()
+
+    def _apply(self) -> None:
+        connection = self._connection
+        if isinstance(getattr(connection, "bufferSize", None), int):
+            connection.bufferSize = self.size  # type: ignore[union-attr]  # checked by getattr
+        handle = getattr(connection, "socket", None)
+        if handle is not None:
+            set_option(handle, socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, self.size)
+
+    def fitting(self, packets: list[bytes]) -> list[bytes]:
+        """As many from the front as make up a queue; one at least, or large ones never pass."""
+        if sum(map(len, packets)) <= self.size:
+            return packets
+        for count, length in enumerate(accumulate(map(len, packets))):
+            if length > self.size:
+                return packets[: max(1, count)]
+        return packets
+
+    def passes_command(self, length: int) -> bool:
+        """Whether a command may be written, whatever waits: not if nobody reads any more."""
+        if self.open:
+            return True
+        self._commands += length
+        return self._commands <= COMMANDS_MOST
+
+    def pauseProducing(self) -> None:
+        self.open = False
+        self._paused_at = self._clock.seconds()
+
+    def resumeProducing(self) -> None:
+        took = self._clock.seconds() - self._paused_at
+        self.open = True
+        self._commands = 0
+        wanted = self.size
+        if took > DRAIN_SLOW:
+            wanted = max(QUEUE_LEAST, self.size // 2)
+        elif took < DRAIN_QUICK:
+            wanted = min(QUEUE_MOST, self.size * 2)
+        if wanted != self.size:
+            self.size = wanted
+            self._apply()
+
+    def stopProducing(self) -> None:
+        self.open = False
+
+
+def tune(handle: socket.socket, *, keep_alive: bool) -> None:
+    """Send small things at once, and notice within a minute when the other end is gone."""
+    set_option(handle, socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    set_option(handle, socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, TCP_USER_TIMEOUT_MS)
+    if keep_alive:
+        set_option(handle, socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        set_option(handle, socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEPALIVE_SECONDS)
+        set_option(handle, socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, KEEPALIVE_SECONDS)
+
+
+def set_option(handle: socket.socket, level: int, option: int, value: int) -> None:
+    """Set a socket option that is an improvement, not a need: a kernel without it is fine."""
+    try:
+        handle.setsockopt(level, option, value)
+    except OSError as problem:
+        _log.debug("socket option {option}: {problem}", option=option, problem=problem)
