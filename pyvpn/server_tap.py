@@ -8,12 +8,22 @@ from twisted.python import usage
 from pyvpn.config import load_server
 from pyvpn.errors import PyvpnError
 from pyvpn.net.process import (
+    keep_terminal,
     refuse_shed_privileges,
+    refuse_to_start,
     use_monotonic_clock,
     without_pidfile_in_foreground,
 )
 
 DEFAULT = "/etc/pyvpn/server.ini"
+EXAMPLES = """
+Examples:
+  twistd -n vpnserver                                in the foreground, Ctrl-C ends it
+  twistd -n vpnserver --config ~/vpn/server.ini      with another configuration
+  twistd --pidfile /run/pyvpn.pid --logfile /var/log/pyvpn.log vpnserver
+                                                     as a daemon: kill `cat /run/pyvpn.pid`
+  python3 -m pyvpn.config server                     prints a configuration to begin with
+"""
 
 
 class Options(usage.Options):
@@ -30,13 +40,16 @@ class Options(usage.Options):
         "reads the configuration again, USR2 writes the status to the log."
     )
 
+    def getUsage(self, width: int | None = None) -> str:
+        return super().getUsage(width) + EXAMPLES
+
     def postOptions(self) -> None:
         try:
             refuse_shed_privileges(self.parent)
             self["server"] = load_server(self["config"])
         except PyvpnError as error:
-            # twistd prints a UsageError as one line and exits 1; anything else is a traceback.
-            raise usage.UsageError(str(error)) from None
+            # Not a UsageError: twistd would print a page of help above the line that matters.
+            refuse_to_start(error, daemonised=False)
         without_pidfile_in_foreground(self.parent)
 
 
@@ -49,4 +62,6 @@ def makeService(options: Options) -> IService:
     use_monotonic_clock(reactor)
     parent = options.parent
     daemonised = parent is not None and not parent["nodaemon"]
+    if daemonised:
+        keep_terminal(reactor)
     return ServerService(options["server"], reactor, daemonised=daemonised)

@@ -23,15 +23,15 @@ from pyvpn.server.grants import Grants
 from pyvpn.server.login import LogIns
 from pyvpn.server.terms import Terms
 from pyvpn.server.visit import Statistics, Visit
-from pyvpn.store.records import Device, User
+from pyvpn.store.records import Device, Gone, User
 from pyvpn.store.sqlite import Store
 from pyvpn.tunnel.admission import Admission
 from pyvpn.tunnel.counters import Counters, Drop
-from pyvpn.tunnel.leases import Lease, LeaseRefused, Leases
+from pyvpn.tunnel.leases import Lease, Leases, PoolEmpty
 from pyvpn.tunnel.router import Router
 from pyvpn.tunnel.session import Session
 from pyvpn.wire.command import Command
-from pyvpn.wire.messages import Code, LogInAnswer, Notice, Register, RegisterAnswer
+from pyvpn.wire.messages import Code, LogInAnswer, Notice, Register
 
 _log = Logger()
 
@@ -46,7 +46,7 @@ KICKED_SECONDS = 60.0
 class Clients:
     """Everybody who is connected, and the rules by which one comes to be.
 
-    Implements :class:`pyvpn.net.control.LinkOwner`.
+    Implements :class:`pyvpn.net.link_owner.LinkOwner`.
 
     Args:
         now: CLOCK_BOOTTIME seconds.
@@ -96,25 +96,37 @@ class Clients:
         source, place = self._source_of(link)
         self._visits[link] = Visit(source, place)
         link.expect_within(SECURE_SECONDS, "TLS handshake")
+        self._admit(link, source)
+
+    def _admit(self, link: ControlLink, source: bytes | None) -> None:
         victim = self.admission.admit(link, source)
         if isinstance(victim, ControlLink):
             victim.abort(PeerError("too many connections that have not logged in"))
 
     def ready(self, link: ControlLink) -> None:
         visit = self._visits[link]
-        # A relay's PROXY header has been read by now: this is the client's own address.
+        before = visit.source
         visit.source, visit.place = self._source_of(link)
         link.expect_within(LOG_IN_SECONDS, "log-in")
+        if visit.source != before and self.admission.done(link):
+            # A relay's PROXY header has been read by now: it counts where it really comes from.
+            self._admit(link, visit.source)
 
     def heard(self, link: ControlLink) -> None:
-        session = self._visits[link].session
-        if session is not None:
-            session.heard_from(link, self._now())
+        visit = self._visits[link]
+        if visit.session is not None:
+            visit.session.heard_from(link, self._now())
+        elif visit.user is None and link.unasked_answers > visit.unasked_answers:
+            visit.unasked_answers = link.unasked_answers
+            self._fault(link, "answered before log-in")
 
     def packets(self, link: ControlLink, packets: list[bytes]) -> None:
-        session = self._visits[link].session
+        visit = self._visits[link]
+        session = visit.session
         if session is None or session.carrier is not link:
             self._counters.drop(Drop.NOT_REGISTERED, len(packets))
+            if visit.user is None:
+                self._fault(link, "sent packets before log-in")
             return
         self._router.packets_from_session(session, packets, self._now())
 
@@ -200,6 +212,8 @@ class Clients:
         request = Register.from_bytes(data)
         await self._registering.acquire()
         try:
+            if link not in self._visits:
+                return b""  # gone while others had their turn: on a slow disk that may be many
             # The account may have changed since log-in, by hand on the command line.
             current = await self._storage.run(self._store.user_by_id, user.id)
             if current is None or not _may_stay(user, current):
@@ -207,11 +221,11 @@ class Clients:
             lease = await self._grants.grant(current, device, request)
             if device.id not in self.sessions and not await self._unchanged(current, device):
                 return self._changed(link)
-        except LeaseRefused as refused:
-            self.statistics.refuse(refused.code)
-            return RegisterAnswer(
-                success=False, code=refused.code, message=str(refused)
-            ).to_bytes()
+        except Gone:
+            return self._changed(link)
+        except PoolEmpty as refused:
+            self.statistics.refuse(Code.POOL_EMPTY)
+            return _refusal(Code.POOL_EMPTY, str(refused))
         finally:
             self._registering.release()
         if link.is_closed:
@@ -249,10 +263,7 @@ class Clients:
     ) -> None:
         addresses = tuple(one for one in (lease.address4, lease.address6) if one is not None)
         session = self.sessions.get(device.id)
-        if session is not None and session.addresses != addresses:
-            self._forget(session)
-            session = None
-        if session is None:
+        if session is None:  # else it is in use, and so is its lease, which cannot have changed
             session = Session(
                 device=device.id,
                 user=user.id,
@@ -301,6 +312,10 @@ class Clients:
         for session in sessions:
             _log.info("{name} expired", name=session.name)
             self.dismiss(session, Code.EXPIRED, "nothing was heard for too long", 0.0)
+
+    def expire_leases(self) -> Deferred[None] | None:
+        """End the leases of devices that were away for too long."""
+        return self._grants.expire()
 
     def dismiss(
         self, session: Session, code: Code, message: str, retry_after: float = KICKED_SECONDS

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from ipaddress import ip_address
 from typing import Any
 
-from twisted.internet.defer import CancelledError
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
 
 from pyvpn.errors import PyvpnError
@@ -41,9 +41,22 @@ class Grants:
         """Give *device* its addresses; one call at a time.
 
         Raises:
-            LeaseRefused: there are none for it.
+            PoolEmpty: there are none for it.
             PyvpnError: the disk refuses; nothing was given then.
         """
+        lease = await self._grant(user, device, request)
+        wishes = ((request.address4, lease.address4, 4), (request.address6, lease.address6, 16))
+        for wish, given, size in wishes:
+            if wish and _packed(wish, size) != given:
+                _log.info(
+                    "{user}/{device} asked for {wish}, which is not to be had",
+                    user=user.name,
+                    device=device.name,
+                    wish=wish,
+                )
+        return lease
+
+    async def _grant(self, user: User, device: Device, request: Register) -> Lease:
         before = self._leases.get(device.id)
         granted = self._leases.take(
             device.id,
@@ -57,6 +70,7 @@ class Grants:
         if granted.lease == before:
             return granted.lease
         self._evicted.update(granted.evicted)
+        self._evicted.discard(device.id)  # whose row is about to be written
         evicted = tuple(self._evicted)
         try:
             await self._storage.run(self._store.save_lease, granted.lease, evicted)
@@ -72,6 +86,15 @@ class Grants:
         self._leases.release(device, unix)
         saving = self._storage.run(self._store.release_lease, device, unix)
         saving.addErrback(_not_saved, name)
+
+    def expire(self) -> Deferred[None] | None:
+        """End the sticky leases whose time is over; the Deferred may fail with PyvpnError."""
+        self._evicted.update(self._leases.expire(self._unix()))
+        if not self._evicted:
+            return None
+        ended = tuple(self._evicted)
+        forgetting = self._storage.run(self._store.delete_leases, ended)
+        return forgetting.addCallback(lambda _: self._evicted.difference_update(ended))
 
     def _take_back(self, device: Device, before: Lease | None) -> None:
         granted = self._leases.get(device.id)

@@ -9,10 +9,11 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from pyvpn.config import Network, ServerConfig
-from pyvpn.errors import PyvpnError
+from pyvpn.errors import ConfigError
 from pyvpn.net.host import Firewall, Host, private_networks
 from pyvpn.net.threads import DaemonThreads
 from pyvpn.net.tun import Tun
+from pyvpn.net.upkeep import Upkeep
 from pyvpn.server.terms import own_interface, pools, tunnel_networks
 from pyvpn.tunnel.counters import Counters
 
@@ -39,32 +40,53 @@ class ServerInterface:
         lost: Callable[[str], None],
     ) -> None:
         self.host = Host(str(config.state_dir), "server")
-        self.tun = Tun(
+        self._upkeep = Upkeep(reactor, netlink, self._make_so, lost)
+        self.tun = self._upkeep.tun = Tun(
             reactor,
             config.tunnel.device,
             config.tunnel.mtu,
             received,
-            self._deleted,
+            self._upkeep.deleted,
             counters,
         )
         self._config = config
+        self._firewall: Firewall | None = None
         self._netlink = netlink
-        self._lost = lost
-        self._is_wanted = False
 
     def open(self) -> None:
         """Make everything; before the reactor runs.
 
         Raises:
             HostError: the kernel refuses; what was done so far is undone by :meth:`close`.
+            ConfigError: this host is in a network that clients were to get their addresses from.
         """
-        self.tun.open()
-        self._is_wanted = True
-        self._netlink.call(self._make_so, self._config)
+        self._refuse_own(self._netlink.call(self.host.own_networks, (self.tun.name,)))
+        self._upkeep.open()
+        self._netlink.call(self._make_so)
         self._netlink.call(self.host.settle)
         if self._config.firewall.manage:
             self._warn_of_droppers(self._netlink.call(self.host.forward_droppers))
-        self.tun.start()
+        self._upkeep.begin()
+
+    def _refuse_own(self, own: list[tuple[str, Network]]) -> None:
+        """Two servers with one pool, or a pool that is the LAN itself, would hide each other.
+
+        (A larger LAN around the pool is the operator's choice: the pool's route is the closer.)
+        """
+        config = self._config
+        for where, network in (
+            (config.where("tunnel", "network4"), config.tunnel.network4),
+            (config.where("tunnel", "network6"), config.tunnel.network6),
+            (config.where("plain", "network"), config.plain.network),
+        ):
+            if network is None or network not in tunnel_networks(config):
+                continue
+            for name, mine in own:
+                if mine.version == network.version and mine.subnet_of(network):  # type: ignore[arg-type]  # versions agree
+                    raise ConfigError(
+                        f"{where} = {network}: a network that this host is not in itself "
+                        f"(its interface {name} is in {mine})"
+                    )
 
     def _warn_of_droppers(self, chains: list[str]) -> None:
         device = self._config.tunnel.device
@@ -94,31 +116,27 @@ class ServerInterface:
     def apply(self, config: ServerConfig) -> Deferred[tuple[Network, ...]]:
         """Change the host to *config*; fires with :meth:`own_networks`."""
 
-        def applied(own: tuple[Network, ...]) -> tuple[Network, ...]:
-            self._config = config
-            self.tun.mtu = config.tunnel.mtu
-            return own
-
         def change() -> tuple[Network, ...]:
-            self._make_so(config)
+            self._make_so()
             return self._own_networks()
 
-        return self._netlink.run(change).addCallback(applied)
+        self._config = config
+        self.tun.mtu = config.tunnel.mtu
+        return self._netlink.run(change)
 
     def undo(self) -> Deferred[list[str]]:
         """Give the device back and undo what would outlive it."""
-        self._is_wanted = False
-        self.tun.close()
+        self._upkeep.close()
         return self._netlink.run(self.host.undo)
 
     def close(self) -> None:
         """The same when a start has failed, and nothing runs yet."""
-        self._is_wanted = False
-        self.tun.close()
+        self._upkeep.close()
         self._netlink.call(self.host.undo)
 
-    def _make_so(self, config: ServerConfig) -> None:
+    def _make_so(self) -> None:
         """(In the netlink thread.)"""
+        config = self._config
         networks = tunnel_networks(config)
         # The guard before the interface: from here on no packet for a client can leave by the
         # default route, whatever happens to us.
@@ -128,39 +146,31 @@ class ServerInterface:
             config.tunnel.mtu,
             [str(own_interface(network)) for network in networks],
         )
-        if config.firewall.manage:
-            versions = {network.version for network in networks}
-            self.host.forwarding(4 in versions, 6 in versions)
-            self.host.firewall(_firewall(config))
-        else:
+        if not config.firewall.manage:
+            self._firewall = None
             self.host.leave_firewall()
+            return
+        versions = {network.version for network in networks}
+        self.host.forwarding(4 in versions, 6 in versions)
+        wanted = self._wanted_firewall()
+        if wanted != self._firewall or not self.host.firewall_stands(wanted.device):
+            self.host.firewall(wanted)
+            self._firewall = wanted
+
+    def _wanted_firewall(self) -> Firewall:
+        config = self._config
+        plain = config.plain if config.plain.tcp_listen is not None else None
+        return Firewall(
+            device=config.tunnel.device,
+            networks=pools(config),
+            masquerade=config.firewall.masquerade,
+            client_to_client=config.tunnel.client_to_client,
+            plain_network=plain.network if plain else None,
+            plain_bypass=plain.bypass if plain else None,
+            bystanders=self.host.bystanders(config.tunnel.device),
+            bystander_versions=self.host.forwarding_is_ours(),
+        )
 
     def _own_networks(self) -> tuple[Network, ...]:
         own = private_networks(self.host.own_networks((self._config.tunnel.device,)))
         return tuple(dict.fromkeys(network for _, network in own))
-
-    def _deleted(self, why: str) -> None:
-        if not self._is_wanted:
-            return
-        _log.warn("{why}: making it anew", why=why)
-        try:
-            self.tun.open()
-        except PyvpnError as error:
-            self._lost(str(error))
-            return
-        self._netlink.run(self._make_so, self._config).addCallbacks(
-            lambda _: self.tun.start(),
-            lambda failure: self._lost(failure.getErrorMessage()),
-        )
-
-
-def _firewall(config: ServerConfig) -> Firewall:
-    plain = config.plain if config.plain.tcp_listen is not None else None
-    return Firewall(
-        device=config.tunnel.device,
-        networks=pools(config),
-        masquerade=config.firewall.masquerade,
-        client_to_client=config.tunnel.client_to_client,
-        plain_network=plain.network if plain else None,
-        plain_bypass=plain.bypass if plain else None,
-    )

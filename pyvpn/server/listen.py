@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable, Iterable
 from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address
 from typing import Any
@@ -26,7 +27,14 @@ from zope.interface import implementer
 
 from pyvpn.config import Endpoint
 from pyvpn.errors import HostError
-from pyvpn.net.control import ControlLink, LinkOwner
+from pyvpn.net.control import ControlLink
+from pyvpn.net.link_owner import LinkOwner
+
+_HINTS = {
+    errno.EADDRINUSE: "is another server running?  listen = ... names another port",
+    errno.EADDRNOTAVAIL: "listen = ... takes an address that this host has, or a port alone",
+    errno.EACCES: "ports below 1024 need root or CAP_NET_BIND_SERVICE",
+}
 
 BACKLOG = 1024
 """Connections the kernel holds until we come round to them; 50 would be Twisted's default."""
@@ -170,10 +178,11 @@ def listen_everywhere(
     except CannotListenError as problem:
         for port in ports:
             port.stopListening()
+        number = getattr(problem.socketError, "errno", None)
         reason = getattr(problem.socketError, "strerror", None) or str(problem.socketError)
+        hint = _HINTS.get(number or 0, "[server] listen = ... names another port")
         raise HostError(
-            f"cannot listen on TCP {endpoint.host or '*'} port {endpoint.port}: {reason}; "
-            "is another server running?  [server] listen = ... names another port"
+            f"cannot listen on TCP {endpoint.host or '*'} port {endpoint.port}: {reason}: {hint}"
         ) from problem
     return ports
 
@@ -185,6 +194,7 @@ def _listen(reactor: IReactorTCP, endpoint: Endpoint, factory: IProtocolFactory)
     try:
         return listen(endpoint.port, factory, BACKLOG, interface="::")
     except CannotListenError as problem:
-        if getattr(problem.socketError, "errno", None) in (97, 99):  # EAFNOSUPPORT, EADDRNOTAVAIL
+        number = getattr(problem.socketError, "errno", None)
+        if number in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL):
             return listen(endpoint.port, factory, BACKLOG, interface="0.0.0.0")  # noqa: S104
         raise

@@ -1,7 +1,8 @@
 """Log-in: by the device's certificate, or by password and with a certificate for the next time.
 
-Before somebody is known, every cause of refusal has one answer and costs the same work; what it
-was stands in our log.  Throttling comes before the hash, and never for a proved device.
+Before somebody is known, every cause of refusal has one answer, and a user who does not exist
+costs the work of one who does; what it was stands in our log.  Throttling comes before the hash;
+a device that its certificate proves is held up by its own guesses only.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from pyvpn.auth import DeviceCertificate, Identity, IIdentity, PasswordLogIn, Pa
 from pyvpn.crypto.certificates import fingerprint_of_pem, sign_request
 from pyvpn.errors import PeerError
 from pyvpn.net.control import ControlLink
+from pyvpn.net.link_owner import LinkClosed
 from pyvpn.net.threads import Busy, DaemonThreads
 from pyvpn.net.tls import ServerIdentity, peer_fingerprint
 from pyvpn.server.visit import Statistics, Visit
@@ -86,7 +88,7 @@ class LogIns:
         except PeerError:
             # One answer for all causes: what was wrong with it is our business.
             return self._refuse(link, Code.BAD_CREDENTIALS)
-        known: Device | None = None
+        known = None
         fingerprint = peer_fingerprint(link.transport)
         if fingerprint is not None:
             try:
@@ -94,7 +96,7 @@ class LogIns:
             except PasswordNeeded:
                 if not request.password:
                     return self._refuse(link, Code.PASSWORD_NEEDED)
-                known = await self._storage.run(self._store.device, fingerprint)
+                known = await self._device_of(request.user, fingerprint)
             except UnauthorizedLogin as refused:
                 self._log_refusal("a known certificate", visit, refused)
             else:
@@ -106,7 +108,9 @@ class LogIns:
     async def _by_password(
         self, link: ControlLink, visit: Visit, request: LogIn, known: Device | None
     ) -> LogInAnswer:
-        who = (visit.source, request.user)
+        # Nobody can keep a device out that is proved by guessing at its user's name, or from its
+        # place.  No user's name begins so.
+        who = (visit.source, request.user) if known is None else (None, f"device {known.id}")
         wait = self._throttle.begin(*who, self._now())
         if wait > 0:
             return self._refuse(link, Code.SLOW_DOWN, wait)
@@ -123,6 +127,9 @@ class LogIns:
             self._throttle.abandoned(*who, self._now())
             raise
         self._throttle.succeeded(*who, self._now())
+        if link.is_closed:
+            # Nobody would get the certificate, and the device might push out one that is in use.
+            raise LinkClosed("gone before the log-in was answered")
         unix = self._unix()
         if known is not None and known.user == identity.user.id:
             await self._storage.run(self._store.set_authenticated, known.id, unix)
@@ -152,6 +159,14 @@ class LogIns:
         except TooManyDevices:
             return self._refuse(link, Code.TOO_MANY_DEVICES)
         return self._admit(visit, identity, device, certificate.decode())
+
+    async def _device_of(self, user: str, fingerprint: str) -> Device | None:
+        """The device with that certificate, if it is *user*'s."""
+        device = await self._storage.run(self._store.device, fingerprint)
+        if device is None:
+            return None
+        owner = await self._storage.run(self._store.user_by_id, device.user)
+        return device if owner is not None and owner.name == user else None
 
     async def _prove(self, credentials: Any) -> Identity:
         _, identity, _ = await self._portal.login(credentials, None, IIdentity)

@@ -33,7 +33,7 @@ FOREVER = float("inf")
 
 
 class PlainClients:
-    """Everybody on the plain listener; implements :class:`pyvpn.net.control.LinkOwner`.
+    """Everybody on the plain listener; implements :class:`pyvpn.net.link_owner.LinkOwner`.
 
     Args:
         network: tunnel network of the plain clients; its first host is the server.
@@ -58,7 +58,7 @@ class PlainClients:
         self._now = now
         self._source_of = source_of
         self._router = router
-        self._admission = admission
+        self.admission = admission
         self._counters = counters
         self._reachable: Prefixes[bool] = Prefixes()
         self._reachable.add(bypass.network_address.packed, bypass.prefixlen, True)
@@ -74,7 +74,7 @@ class PlainClients:
     def connected(self, link: ControlLink) -> None:
         self._links.add(link)
         link.expect_within(SECURE_SECONDS, "version")
-        victim = self._admission.admit(link, self._source_of(link)[0])
+        victim = self.admission.admit(link, self._source_of(link)[0])
         if isinstance(victim, ControlLink):
             victim.abort(PeerError("too many connections that have not registered"))
 
@@ -112,7 +112,7 @@ class PlainClients:
             self._router.packets_from_session(session, packets, self._now())
 
     def lost(self, link: ControlLink, reason: Exception) -> None:
-        self._admission.done(link)
+        self.admission.done(link)
         self._links.discard(link)
         session = self._drop_session(link)
         if session is not None:
@@ -156,7 +156,7 @@ class PlainClients:
         session.attach(link, FOREVER)
         self._sessions[link] = session
         self._holders[address] = link
-        self._admission.done(link)
+        self.admission.done(link)
         link.expect_within(None)
         _log.info("{name} is here, unencrypted", name=session.name)
 

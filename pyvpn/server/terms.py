@@ -11,10 +11,15 @@ from ipaddress import (
     ip_address,
 )
 
+from twisted.logger import Logger
+
 from pyvpn.config import Address, Endpoint, Network, ServerConfig
+from pyvpn.tunnel.acceptance import MOST_ROUTES
 from pyvpn.tunnel.leases import Lease
 from pyvpn.tunnel.prefixes import Prefixes
 from pyvpn.wire.messages import Code, RegisterAnswer, Settings
+
+_log = Logger()
 
 # Half-open connections are found within 40 s: three heartbeats missed, and half of one more.
 SILENT_HEARTBEATS = 3.5
@@ -50,6 +55,14 @@ def offered(config: ServerConfig, own: tuple[Network, ...]) -> Terms:
             if network.version in families
             and not any(_overlap(network, other) for other in tunnel_networks(config))
         )
+        if len(routes) > MOST_ROUTES:
+            _log.warn(
+                "this host has {n} private networks, and clients take {most}: the rest is left "
+                "out; [tunnel] routes = ... chooses",
+                n=len(routes),
+                most=MOST_ROUTES,
+            )
+            routes = routes[:MOST_ROUTES]
     return Terms(
         interfaces=tuple(map(own_interface, pools(config))),
         routes=routes,

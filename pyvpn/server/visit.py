@@ -21,6 +21,8 @@ class Visit:
     device: Device | None = None
     session: Session | None = None
     """Set once the device has registered."""
+    unasked_answers: int = 0
+    """Those of the link that are counted as faults already."""
     busy: bool = False
     """A log-in or a registration is under way."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from ipaddress import IPv4Interface, IPv6Interface, ip_address, ip_network
 from typing import Any
 
@@ -89,8 +90,13 @@ class Office:
             AddressPool(ip_network(pool4), [ip_address(SERVER4)]),
             AddressPool(ip_network("fd70::/64"), [ip_address(SERVER6)]),
         )
+        store.delete_leases(
+            lease.device for lease in self.leases.restore(store.leases(), self.unix())
+        )
         self.throttle = Throttle()
-        self.clients = self._make_clients(reauth_after, admission or Admission())
+        self.clients = self._make_clients(
+            reauth_after, Admission() if admission is None else admission
+        )
         links = LinkFactory(self.clients, self.clock, version=VERSION, tls=True)
         self.door = Door(links, server_options(IDENTITY), self.relays)
         self.pumps: list[IOPump] = []
@@ -129,8 +135,9 @@ class Office:
 
     def settle(self) -> None:
         """Let everything arrive that was sent."""
-        while any([pump.flush() for pump in self.pumps]):
-            pass
+        moved = True
+        while moved:
+            moved = sum(pump.flush() for pump in self.pumps) > 0
 
     def advance(self, seconds: float) -> None:
         """Let time pass, with the server's tick every second."""
@@ -161,6 +168,8 @@ class Caller:
     Args:
         certificate: shown in TLS, with *key*.
         header: sent before TLS begins.
+        verify: as for ControlLink.
+        options: TLS options, instead of those by the right pin.
     """
 
     def __init__(
@@ -172,14 +181,19 @@ class Caller:
         certificate: bytes | None = None,
         header: bytes = b"",
         settle: bool = True,
-        **owner: Any,
+        verify: Callable[[ControlLink], None] | None = None,
+        options: Any = None,
     ) -> None:
         self.office = office
         self.key = key or make_key()
         self.certificate = certificate
         self.owner = KeepingOwner()
-        self.link = ControlLink(self.owner, office.clock, version=VERSION, initiator=True)
-        options = client_options(HOST, IDENTITY.pin, None, certificate and self.key, certificate)
+        self.link = ControlLink(
+            self.owner, office.clock, version=VERSION, initiator=True, verify=verify
+        )
+        options = options or client_options(
+            HOST, IDENTITY.pin, None, certificate and self.key, certificate
+        )
         below = TLSMemoryBIOFactory(
             options, True, Factory.forProtocol(lambda: self.link), office.clock
         ).buildProtocol(IPv4Address("TCP", "203.0.113.1", 51820))
@@ -327,4 +341,4 @@ class OfficeCase(StoreCase):
         """It was refused with *code*, and a text for people."""
         assert not answer.success
         assert answer.message
-        self.assertEqual(code, answer.code)  # type: ignore[no-untyped-call]  # trial's are untyped
+        self.assertEqual(code, answer.code)

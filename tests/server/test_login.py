@@ -8,6 +8,7 @@ from pyvpn.crypto.certificates import make_authority, make_key
 from pyvpn.errors import HostError
 from pyvpn.store.passwords import hash_password
 from pyvpn.store.sqlite import DEVICES_PER_USER
+from pyvpn.tunnel.leases import Lease
 from pyvpn.wire.command import Command
 from pyvpn.wire.messages import Code, LogIn, LogInAnswer
 from tests.net.test_tls import DEVICE_KEY, UNIX, device_certificate
@@ -55,7 +56,7 @@ class FirstLogInTests(OfficeCase):
             ("bob", PASSWORD),
             ("bob", WRONG),
         ):
-            self.office.throttle.__init__()  # type: ignore[misc]  # each is the first attempt
+            self.office.clock.advance(3600)  # each is the first attempt
             caller = self.call()
             before = self.office.verified()
             answers.append(
@@ -101,7 +102,7 @@ class FirstLogInTests(OfficeCase):
             wrong = LogIn(user="anna", password=WRONG, certificate_request=text)
             answer = LogInAnswer.from_bytes(caller.answer(Command.LOG_IN, wrong.to_bytes()))
             self.assertRefused(Code.BAD_CREDENTIALS, answer)
-            self.office.throttle.__init__()  # type: ignore[misc]  # each is the first attempt
+            self.office.clock.advance(3600)  # each is the first attempt
 
         self.assertEqual([], self.store.devices())
 
@@ -118,7 +119,9 @@ class FirstLogInTests(OfficeCase):
         """A user with as many devices as one may have, all here, is told so."""
         for number in range(DEVICES_PER_USER):
             device = self.add_device(self.store, self.anna, number)
-            self.store.save_lease(_lease(device.id, self.anna.id, number))
+            self.store.save_lease(
+                Lease(device.id, self.anna.id, bytes([10, 73, 0, 10 + number]), None, None)
+            )
 
         self.assertRefused(Code.TOO_MANY_DEVICES, self.call().log_in())
 
@@ -151,7 +154,7 @@ class KnownDeviceTests(OfficeCase):
         return LogInAnswer.from_bytes(caller.answer(Command.LOG_IN, b"{}"))
 
     def test_password_changed(self) -> None:
-        """After a change the password is needed once, on the same connection, and no new device."""
+        """After a change the password is needed once, on the same connection."""
         self.office.advance(10)
         other = hash_password("another horse")
         self.store.set_password("anna", other, self.office.unix())
@@ -216,7 +219,7 @@ class KnownDeviceTests(OfficeCase):
         self.assertEqual([], caller.owner.of("ready"))
 
     def test_unknown_certificate(self) -> None:
-        """One of our authority whose device is not on file is a stranger, who may give a password."""
+        """One of our authority whose device is not on file is a stranger."""
         caller = self.call(key=DEVICE_KEY, certificate=device_certificate())
         self.assertRefused(Code.BAD_CREDENTIALS, self.by_certificate(caller))
 
@@ -293,27 +296,26 @@ class TroubleTests(OfficeCase):
         """
         self.office.hashing.failing = "verify_password"
         for _ in range(20):
-            answer = self.call().log_in()
+            caller = self.call()
+            answer = caller.log_in()
             self.assertRefused(Code.SLOW_DOWN, answer)
             self.assertEqual(1.0, answer.retry_after)
+            caller.hang_up()
         self.office.hashing.failing = ""
 
         self.assertTrue(self.call().log_in().success)
 
     def test_disk(self) -> None:
         """A disk that fails is the server's fault, and said so; nothing is on file."""
+        self.office.storage.failure = HostError("disk full")
+        caller = self.call()
         for function in ("user", "add_device"):
             self.office.storage.failing = function
-            self.office.storage.failure = HostError("disk full")
-            caller = self.call()
             self.assertRefused(Code.SERVER_ERROR, caller.log_in())
             self.assertEqual([], self.store.devices())
-            self.office.storage.failing = ""
+        self.office.storage.failing = ""
 
-            self.assertTrue(caller.log_in().success)
-            self.fresh()
-            self.store.remove_user("anna")
-            self.store.add_user("anna", hash_password(PASSWORD), NOON)
+        self.assertTrue(caller.log_in().success)
 
     def test_stopping(self) -> None:
         """A shutdown while a password is hashed leaves no traceback."""
@@ -338,9 +340,3 @@ class TroubleTests(OfficeCase):
         self.assertEqual(0, self.office.clients.connections)
         self.assertEqual({}, self.office.clients.sessions)
         self.assertEqual([], self.office.clock.getDelayedCalls())
-
-
-def _lease(device: int, user: int, number: int) -> object:
-    from pyvpn.tunnel.leases import Lease
-
-    return Lease(device, user, bytes([10, 73, 0, 10 + number]), None, None)
