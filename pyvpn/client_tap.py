@@ -12,12 +12,22 @@ from twisted.python import usage
 from pyvpn.config import ClientConfig, load_client, read_password
 from pyvpn.errors import ConfigError, PyvpnError
 from pyvpn.net.process import (
+    keep_terminal,
     refuse_shed_privileges,
+    refuse_to_start,
     use_monotonic_clock,
     without_pidfile_in_foreground,
 )
 
 DEFAULT = "/etc/pyvpn/client.ini"
+EXAMPLES = """
+Examples:
+  pyvpn join 'pyvpn://anna@vpn.example.org?pin=sha256:...'     once: writes the configuration
+  twistd -n vpnclient                                in the foreground, Ctrl-C ends it
+  twistd -n vpnclient --config ~/office.ini          with another configuration
+  twistd --pidfile /run/pyvpnc.pid --logfile /var/log/pyvpnc.log vpnclient
+                                                     as a daemon: kill `cat /run/pyvpnc.pid`
+"""
 
 
 class Options(usage.Options):
@@ -36,13 +46,16 @@ class Options(usage.Options):
         "again and reconnects, USR2 writes the status to the log."
     )
 
+    def getUsage(self, width: int | None = None) -> str:
+        return super().getUsage(width) + EXAMPLES
+
     def postOptions(self) -> None:
         try:
             refuse_shed_privileges(self.parent)
             config = self["client"] = load_client(self["config"])
             self["typed_password"] = _ask_password(config)
         except PyvpnError as error:
-            raise usage.UsageError(str(error)) from None
+            refuse_to_start(error, daemonised=False)
         without_pidfile_in_foreground(self.parent)
 
 
@@ -53,16 +66,22 @@ def _ask_password(config: ClientConfig) -> str | None:
         ConfigError: it is needed, and there is no one to ask, or no answer.
         PeerError: what was typed cannot be a password.
     """
-    from pyvpn.client.device import Device, server_name
+    from pyvpn.client.device import Device, certificate_file, server_name
     from pyvpn.wire.messages import clean_password
 
-    if config.plain or read_password(config) is not None:
+    if config.plain:
+        return None
+    if not config.user and not certificate_file(config.state_dir, server_name(config)).exists():
+        raise ConfigError(
+            f"{config.path}: no user: write  server = pyvpn://NAME@...  or  user = NAME"
+        )
+    if read_password(config) is not None:
         return None
     if Device(config.state_dir, server_name(config)).certificate is not None:
         return None
     if not config.user:
         raise ConfigError(
-            f"{config.path}: no user: write  server = pyvpn://NAME@...  or  user = NAME"
+            f"{config.path}: no user, and the certificate is damaged: set  user = NAME"
         )
     if not sys.stdin.isatty():
         raise ConfigError(
@@ -89,6 +108,8 @@ def makeService(options: Options) -> IService:
     use_monotonic_clock(reactor)
     parent = options.parent
     daemonised = parent is not None and not parent["nodaemon"]
+    if daemonised:
+        keep_terminal(reactor)
     return ClientService(
         options["client"],
         reactor,

@@ -24,6 +24,12 @@ def server_name(config: ClientConfig) -> str:
     return config.pin or config.server.endpoints[0].host
 
 
+def certificate_file(state_dir: Path, server: str) -> Path:
+    """Where the certificate for *server* (from :func:`server_name`) is, if there is one."""
+    digest = hashlib.sha256(server.encode()).hexdigest()[:16]
+    return state_dir / f"device-{digest}.crt"
+
+
 class Device:
     """Key and certificate in the state directory.
 
@@ -42,8 +48,7 @@ class Device:
     def __init__(self, state_dir: Path, server: str) -> None:
         make_private_directory(state_dir)
         self._key_file = state_dir / "device.key"
-        digest = hashlib.sha256(server.encode()).hexdigest()[:16]
-        self._certificate_file = state_dir / f"device-{digest}.crt"
+        self._certificate_file = certificate_file(state_dir, server)
         key = read_private(self._key_file)
         if key is None:
             key = make_key()
@@ -73,15 +78,16 @@ class Device:
         except (ValueError, UnsupportedAlgorithm):
             return False
 
-    def request(self, name: str) -> str:
-        """A certificate request for our key, PEM."""
-        return make_request(self.key, name).decode()
+    def request(self) -> str:
+        """A certificate request for our key, PEM; the name in it is the server's to choose."""
+        return make_request(self.key, "device").decode()
 
     def keep(self, certificate: str) -> None:
         """Be the device of *certificate* from now on.
 
         Raises:
             PeerError: it is none, or one of another key.
+            HostError: it cannot be written; until the process ends it is used all the same.
         """
         data = certificate.encode()
         if not self._is_ours(data):
@@ -89,7 +95,9 @@ class Device:
         self.certificate = data
         write_private(self._certificate_file, data)
 
-    def forget(self) -> None:
-        """The server does not know this certificate any more."""
+    def set_aside(self) -> None:
+        """Do without the certificate until another one comes, or this process ends.
+
+        The file stays: that a server refused it once is no reason to need a password for ever.
+        """
         self.certificate = None
-        self._certificate_file.unlink(missing_ok=True)

@@ -13,7 +13,8 @@ from pyvpn.client.device import Device
 from pyvpn.client.machine import Setback
 from pyvpn.config import ClientConfig
 from pyvpn.errors import ConfigError, PeerError
-from pyvpn.net.control import ControlLink, VersionRefused
+from pyvpn.net.control import ControlLink
+from pyvpn.net.link_owner import VersionRefused
 from pyvpn.net.tls import ServerNotVerified, check_pin
 from pyvpn.wire.command import PLAIN_VERSION, VERSION, Command
 from pyvpn.wire.messages import (
@@ -160,7 +161,7 @@ class NativeDialogue:
             user=self._config.user,
             password=password,
             device=self._device_name,
-            certificate_request=self._device.request(self._device_name),
+            certificate_request=self._device.request(),
         )
         answer = await self._ask(link, request)
         if not answer.success:

@@ -9,14 +9,14 @@ from dataclasses import dataclass, replace
 from ipaddress import ip_address
 from typing import Any
 
-from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from pyvpn.config import ClientConfig
 from pyvpn.net.host import Host
 from pyvpn.net.process import boottime
 from pyvpn.net.threads import DaemonThreads
-from pyvpn.net.tun import Tun
+from pyvpn.net.tun import ITunSystem, Tun
+from pyvpn.net.upkeep import Upkeep
 from pyvpn.tunnel.acceptance import (
     Accepted,
     Address,
@@ -59,6 +59,7 @@ def policy_of(config: ClientConfig) -> Policy:
         accept_own_networks=tunnel.accept_own_networks,
         accept_dns=tunnel.accept_dns,
         mtu=tunnel.mtu,
+        marked=tunnel.fwmark != 0,
     )
 
 
@@ -68,6 +69,7 @@ class TunnelInterface:
     Args:
         lost: called with a reason when the device cannot be had again.
         netlink: the one thread that *host* is used from.
+        system: the kernel, unless a test has another.
     """
 
     def __init__(
@@ -78,6 +80,7 @@ class TunnelInterface:
         netlink: DaemonThreads,
         counters: Counters,
         lost: Callable[[str], None],
+        system: ITunSystem | None = None,
     ) -> None:
         self.agreed: Agreed | None = None
         self.session = Session(
@@ -92,16 +95,17 @@ class TunnelInterface:
         self._config = config
         self._host = host
         self._netlink = netlink
-        self._lost = lost
-        self._index = 0
-        self._is_open = False
-        self.tun = Tun(
+        self._target: Agreed | None = None  # what the kernel is to be brought to
+        self._contested: set[Network] = set()
+        self._upkeep = Upkeep(reactor, netlink, self._make_so, lost)
+        self.tun = self._upkeep.tun = Tun(
             reactor,
             config.tunnel.device,
             config.tunnel.mtu or 1500,
             lambda packets: self.router.packets_from_tun(packets, boottime()),
-            self._tun_lost,
+            self._upkeep.deleted,
             counters,
+            system,
         )
         # One session, the server's; its silence is the heartbeat's business, not the router's.
         self.router = Router(self.tun, counters, expiry_seconds=float("inf"))
@@ -117,19 +121,16 @@ class TunnelInterface:
         Raises:
             HostError: the kernel does not give it.
         """
-        if not self._is_open:
-            self.tun.open()
-            self._is_open = True
+        self._upkeep.open()
 
     async def agree(self, offer: RegisterAnswer, server: Address | None) -> Agreed:
         """Judge the whole *offer* of the server at *server* and make it so.
 
         Raises:
-            PeerError: there is no address in it.
+            PeerError: there is no address in it, or one that this host cannot have.
             HostError: the kernel refuses.
         """
-        lease = accept_addresses(offer)
-        return await self._apply(offer, lease, server)
+        return await self._apply(offer, None, server)
 
     async def change(self, settings: Settings, server: Address | None) -> Agreed:
         """The same for settings pushed later; the lease stays."""
@@ -145,39 +146,47 @@ class TunnelInterface:
     async def _apply(
         self,
         offer: RegisterAnswer | Settings,
-        lease: tuple[InterfaceAddress, ...],
+        lease: tuple[InterfaceAddress, ...] | None,
         server: Address | None,
     ) -> Agreed:
         self.open()
-        own = await self._netlink.run(self._host.local_networks, (self.tun.name,))
+        found = await self._netlink.run(self._host.local_networks, (self.tun.name,))
+        own = [network for _, network in found]
+        policy, servers = policy_of(self._config), () if server is None else (server,)
+        if lease is None:
+            assert isinstance(offer, RegisterAnswer)
+            lease = accept_addresses(offer, policy, own, servers)
         # The tunnel's own network is a route like any other, and judged like any other.
         tunnel_networks = tuple(str(interface.network) for interface in lease)
         whole = _with_routes(offer, (*tunnel_networks, *offer.routes))
-        servers = () if server is None else (server,)
-        accepted = accept_settings(
-            whole, policy_of(self._config), [network for _, network in own], servers, lease
-        )
-        agreed = Agreed(lease, accepted)
-        await self._netlink.run(self._make_so, agreed)
+        accepted = accept_settings(whole, policy, own, servers, lease)
+        agreed = self._target = Agreed(lease, accepted)
+        await self._netlink.run(self._make_so)
         self._route(agreed)
         self.tun.mtu = accepted.mtu
-        self.tun.start()
+        self._upkeep.begin()
         self.agreed = agreed
         return agreed
 
-    def _make_so(self, agreed: Agreed) -> None:
+    def _make_so(self) -> None:
         """(In the netlink thread.)"""
-        tunnel = self._config.tunnel
+        agreed, tunnel = self._target, self._config.tunnel
+        if agreed is None:
+            return
         addresses = [f"{interface.ip}/{interface.max_prefixlen}" for interface in agreed.lease]
-        self._index = self._host.link_up(self.tun.name, agreed.accepted.mtu, addresses)
+        index = self._host.link_up(self.tun.name, agreed.accepted.mtu, addresses)
         if tunnel.fwmark:
             self._host.add_rule(tunnel.fwmark, tunnel.table)
+        if any(network.prefixlen < 8 for network in agreed.networks):
+            self._host.loosen_reverse_path()
         table = tunnel.table if tunnel.fwmark else MAIN_TABLE
-        for network in self._host.set_routes(self._index, agreed.networks, table):
+        contested = set(self._host.set_routes(index, agreed.networks, table))
+        for network in contested - self._contested:
             _log.warn(
                 "{network} is routed elsewhere by another program: left as it is",
                 network=str(network),
             )
+        self._contested = contested
 
     def _route(self, agreed: Agreed) -> None:
         """Let the router pass exactly what the kernel routes."""
@@ -198,20 +207,6 @@ class TunnelInterface:
         self.session.sources = table
         self.session.reachable = frozenset(interface.ip.packed for interface in agreed.lease)
 
-    def _tun_lost(self, why: str) -> None:
-        agreed = self.agreed
-        self._is_open = False
-        if agreed is None:
-            return
-        _log.warn("{why}: making it anew", why=why)
-        again = Deferred.fromCoroutine(self._again(agreed))
-        again.addErrback(lambda failure: self._lost(failure.getErrorMessage()))
-
-    async def _again(self, agreed: Agreed) -> None:
-        self.open()
-        await self._netlink.run(self._make_so, agreed)
-        self.tun.start()
-
     def describe(self) -> list[str]:
         """What was agreed, a line each, for the log."""
         agreed = self.agreed
@@ -227,9 +222,8 @@ class TunnelInterface:
 
     def close(self) -> None:
         """Give the device back, and with it its addresses and routes."""
-        self.agreed = None
-        self._is_open = False
-        self.tun.close()
+        self.agreed = self._target = None
+        self._upkeep.close()
 
 
 def _with_routes(offer: RegisterAnswer | Settings, routes: tuple[str, ...]) -> Settings:

@@ -8,20 +8,27 @@ from typing import Any
 
 from OpenSSL import SSL
 from twisted.application.service import Service
-from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
+from twisted.internet.defer import CancelledError, Deferred, DeferredLock
 from twisted.internet.interfaces import IDelayedCall
-from twisted.internet.protocol import Factory
-from twisted.internet.task import LoopingCall, deferLater
+from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
+from pyvpn.client.approach import Approach
 from pyvpn.client.device import Device, server_name
-from pyvpn.client.dialogue import Dialogue, NativeDialogue, PlainDialogue, passing, setback_of
+from pyvpn.client.dialogue import (
+    Dialogue,
+    NativeDialogue,
+    PlainDialogue,
+    passing,
+    reasons_of,
+    setback_of,
+)
+from pyvpn.client.heart import Heart
 from pyvpn.client.interface import TunnelInterface, outer_address
 from pyvpn.client.machine import Setback, make_course
+from pyvpn.client.refusals import Refusals
 from pyvpn.config import ClientConfig, Endpoint, load_client, read_password
 from pyvpn.errors import HostError, PeerError, PyvpnError
-from pyvpn.net.connect import MarkedReactor
 from pyvpn.net.control import ControlLink
 from pyvpn.net.host import Host
 from pyvpn.net.process import (
@@ -32,7 +39,6 @@ from pyvpn.net.process import (
     refuse_to_start,
 )
 from pyvpn.net.threads import DaemonThreads
-from pyvpn.net.tls import client_options
 from pyvpn.tunnel.backoff import Backoff
 from pyvpn.tunnel.counters import Counters
 from pyvpn.wire.command import Command
@@ -40,36 +46,19 @@ from pyvpn.wire.messages import Answer, Code, Notice, RegisterAnswer, Settings
 
 _log = Logger()
 
-CONNECT_SECONDS = 10.0
 SECURE_SECONDS = 15.0
 FAREWELL_SECONDS = 0.3
+PROOF_SECONDS = 2.0
+"""A connection that lasts so long has proved itself: after its loss the next try comes quickly."""
+CHANGE_SECONDS = 1.0
+"""Settings are applied at most once in this time, however often a server pushes them."""
 UNDO_SECONDS = 1.2
-
-
-class _LinkFactory(Factory):
-    """Makes control links; several when addresses are tried side by side."""
-
-    noisy = False
-
-    def __init__(self, service: ClientService) -> None:
-        self._service = service
-
-    def buildProtocol(self, addr: object) -> ControlLink:
-        dialogue = self._service.dialogue
-        return ControlLink(
-            self._service,
-            self._service.reactor,
-            version=dialogue.version,
-            initiator=True,
-            tls=dialogue.tls,
-            verify=dialogue.verify,
-        )
 
 
 class ClientService(Service):
     """One client of one server.
 
-    Implements :class:`pyvpn.client.machine.Deeds` and :class:`pyvpn.net.control.LinkOwner`.
+    Implements :class:`pyvpn.client.machine.Deeds` and :class:`pyvpn.net.link_owner.LinkOwner`.
 
     Args:
         config: from :func:`pyvpn.config.load_client`.
@@ -100,9 +89,10 @@ class ClientService(Service):
         self._link: ControlLink | None = None
         self._attempt: Deferred[Any] | None = None
         self._alarm: IDelayedCall | None = None
-        self._heart: LoopingCall | None = None
-        self._round_trip: float | None = None
-        self._next_endpoint = 0
+        self._heart = Heart(reactor)
+        self._refusals = Refusals()
+        self._proof: IDelayedCall | None = None
+        self._changing = DeferredLock()
         self._leaving: Deferred[Any] | None = None
 
     # -- start
@@ -114,15 +104,15 @@ class ClientService(Service):
             self._lock.release()
             refuse_to_start(error, self._daemonised)
         super().startService()
-        own_signals(
-            self.reactor, stop=self.reactor.stop, reload=self.reload, status=self.log_status
-        )
         self.reactor.callWhenRunning(self._course.begin)
 
     def _prepare(self) -> None:
         config = self.config
         self._lock.take()
         self._lock.write_pid()
+        own_signals(
+            self.reactor, stop=self.reactor.stop, reload=self.reload, status=self.log_status
+        )
         self.dialogue = self._make_dialogue(config)
         self.host = Host(str(config.state_dir), "client")
         self._netlink.call(self.host.reconcile)
@@ -131,15 +121,17 @@ class ClientService(Service):
         )
         # Now, so that a missing right is said at once and not after the log-in.
         self.interface.open()
-        self._outside = MarkedReactor(self.reactor, config.tunnel.fwmark)
+        if config.tunnel.fwmark:
+            self.host.hold_table(config.tunnel.table)
+        self._approach = Approach(self.reactor, config.tunnel.fwmark, self._make_link)
 
     def _make_dialogue(self, config: ClientConfig) -> Dialogue:
         if config.plain:
             _log.warn("protocol = plain-tcp: this tunnel is not encrypted")
             return PlainDialogue(config.tunnel.address[0])  # type: ignore[arg-type]  # IPv4, checked
-        self.device = Device(config.state_dir, server_name(config))
+        self._device = Device(config.state_dir, server_name(config))
         return NativeDialogue(
-            config, self.device, self._password, config.device_name or socket.gethostname()
+            config, self._device, self._password, config.device_name or socket.gethostname()
         )
 
     def _password(self) -> str | None:
@@ -149,33 +141,24 @@ class ClientService(Service):
 
     def connect(self) -> None:
         self.state = "connecting"
-        endpoint = self.config.server.endpoints[
-            self._next_endpoint % len(self.config.server.endpoints)
-        ]
-        self._next_endpoint += 1
+        endpoint = self._approach.next_of(self.config)
+        device = self._device if self.dialogue.tls else None
         try:
-            wrapped = self._endpoint(endpoint)
+            self._attempt = self._approach.connect(endpoint, self.config, device)
         except PyvpnError as error:
             self.reactor.callLater(0, self._course.failed, Setback(str(error), serious=True))
             return
-        self._attempt = wrapped.connect(_LinkFactory(self))
         self._attempt.addErrback(self._not_connected, endpoint)
 
-    def _endpoint(self, endpoint: Endpoint) -> Any:
-        plain = HostnameEndpoint(
-            self._outside, endpoint.host, endpoint.port, timeout=CONNECT_SECONDS
+    def _make_link(self) -> ControlLink:
+        return ControlLink(
+            self,
+            self.reactor,
+            version=self.dialogue.version,
+            initiator=True,
+            tls=self.dialogue.tls,
+            verify=self.dialogue.verify,
         )
-        if not self.dialogue.tls:
-            return plain
-        certificate = self.device.certificate
-        options = client_options(
-            endpoint.host,
-            self.config.pin,
-            self.config.ca_file,
-            self.device.key if certificate else None,
-            certificate,
-        )
-        return wrapClientTLS(options, plain)
 
     def _not_connected(self, failure: Any, endpoint: Endpoint) -> None:
         if failure.check(CancelledError):
@@ -195,21 +178,25 @@ class ClientService(Service):
     def configure(self, link: ControlLink, offer: RegisterAnswer) -> None:
         self.state = "configuring"
         done = Deferred.fromCoroutine(self.interface.agree(offer, self._server_of(link)))
-        done.addCallback(lambda _: self._course.ready())
+        done.addCallback(lambda _: self._configured(link))
         done.addErrback(self._setback, link)
+
+    def _configured(self, link: ControlLink) -> None:
+        if link is self._link:  # else another one has taken its place meanwhile
+            self._course.ready()
 
     def carry(self) -> None:
         link, agreed = self._link, self.interface.agreed
         assert link is not None
         assert agreed is not None
-        self._backoff.established()
-        self._next_endpoint -= 1  # what worked is tried first when it is lost
-        self.state = "up"
+        self._proof = self.reactor.callLater(PROOF_SECONDS, self._backoff.established)
+        self._approach.worked()
         self.interface.session.attach(link, boottime())
         for line in self.interface.describe():
             _log.info("{line}", line=line)
-        self._tell_refused()
-        self._start_heart(agreed.accepted.heartbeat)
+        self.state = self._refusals.tell(agreed.accepted)
+        if self.dialogue.has_heartbeats:
+            self._heart.start(link, agreed.accepted.heartbeat)
 
     def wait(self, setback: Setback) -> None:
         self._drop_link()
@@ -257,7 +244,7 @@ class ClientService(Service):
     ) -> bytes | Deferred[bytes] | None:
         if command == Command.HEARTBEAT:
             return b""
-        if command == Command.SETTINGS and link is self._link and self.interface.agreed:
+        if command == Command.SETTINGS and self.interface.session.carrier is link:
             return Deferred.fromCoroutine(self._change(link, data))
         return None
 
@@ -274,7 +261,7 @@ class ClientService(Service):
             return
         if self._certificate_refused(reason, link):
             _log.warn("the server does not accept this device's certificate: logging in anew")
-            self.device.forget()
+            self._device.set_aside()
         setback = reason if isinstance(reason, Setback) else passing(reason)
         self._course.failed(setback)
 
@@ -282,23 +269,32 @@ class ClientService(Service):
 
     async def _change(self, link: ControlLink, data: bytes) -> bytes:
         settings = Settings.from_bytes(data)
-        agreed = await self.interface.change(settings, self._server_of(link))
-        _log.info("the server changed its settings")
-        for line in self.interface.describe():
-            _log.info("{line}", line=line)
-        self._tell_refused()
-        if self._heart is not None and self._heart.interval != agreed.accepted.heartbeat:
-            self._start_heart(agreed.accepted.heartbeat)
+        before = self.interface.describe()
+        await self._changing.acquire()
+        try:
+            if self.interface.session.carrier is not link:
+                raise PeerError("settings of a connection that has ended")
+            agreed = await self.interface.change(settings, self._server_of(link))
+        finally:
+            self.reactor.callLater(CHANGE_SECONDS, self._changing.release)
+        if self.interface.describe() != before:
+            _log.info("the server changed its settings")
+            for line in self.interface.describe():
+                _log.info("{line}", line=line)
+        self.state = self._refusals.tell(agreed.accepted)
+        self._heart.change(link, agreed.accepted.heartbeat)
         return Answer(success=True, code=Code.OK).to_bytes()
 
     def _certificate_refused(self, reason: Exception, link: ControlLink) -> bool:
         # In TLS 1.3 a server that refuses a certificate says so after the client's handshake.
+        # Anybody on the way can send an alert before that, so only a verified server's counts.
         return (
             self.dialogue.tls
+            and link.is_verified
             and not link.is_up
-            and self.device.certificate is not None
+            and self._device.certificate is not None
             and isinstance(reason, SSL.Error)
-            and any("alert" in part for entry in reason.args for part in _texts(entry))
+            and any("alert" in text for text in reasons_of(reason))
         )
 
     def _setback(self, failure: Any, link: ControlLink) -> None:
@@ -317,49 +313,10 @@ class ClientService(Service):
     def _server_of(self, link: ControlLink) -> Any:
         return outer_address(getattr(link.transport.getPeer(), "host", None))
 
-    def _tell_refused(self) -> None:
-        agreed = self.interface.agreed
-        if agreed is None:
-            return
-        for value, why in agreed.accepted.refused:
-            _log.warn("not taken from the server: {value} {why}", value=value, why=why)
-        for network in agreed.accepted.clashes:
-            _log.warn(
-                "{network} is behind the server and also right here: hosts there stay those of "
-                "this side; renumber one of the two, or set accept_own_networks = yes",
-                network=str(network),
-            )
-            self.state = f"up, but {network} is also one of this host's own networks"
-
-    def _start_heart(self, seconds: float) -> None:
-        self._stop_heart()
-        if self.dialogue.has_heartbeats:
-            self._heart = LoopingCall(self._beat)
-            self._heart.clock = self.reactor
-            self._heart.start(seconds)
-
-    def _stop_heart(self) -> None:
-        if self._heart is not None and self._heart.running:
-            self._heart.stop()
-        self._heart = None
-
-    def _beat(self) -> None:
-        link = self._link
-        if link is None or link.is_closed:
-            return
-        sent = boottime()
-
-        def answered(_: bytes) -> None:
-            self._round_trip = boottime() - sent
-
-        def unanswered(failure: Any) -> None:
-            failure.trap(PeerError)
-            link.abort(PeerError("the server does not answer heartbeats"))
-
-        link.ask(Command.HEARTBEAT).addCallbacks(answered, unanswered)
-
     def _drop_link(self, gently: bool = False) -> None:
-        self._stop_heart()
+        self._heart.stop()
+        if self._proof is not None and self._proof.active():
+            self._proof.cancel()
         link, self._link = self._link, None
         attempt, self._attempt = self._attempt, None
         if attempt is not None:
@@ -410,7 +367,8 @@ class ClientService(Service):
     def log_status(self) -> None:
         """SIGUSR2: write the state of things to the log."""
         session = self.interface.session
-        trip = "unknown" if self._round_trip is None else f"{self._round_trip * 1000:.1f} ms"
+        took = self._heart.round_trip
+        trip = "unknown" if took is None else f"{took * 1000:.1f} ms"
         _log.info("state: {state}; round trip {trip}", state=self.state, trip=trip)
         for line in self.interface.describe():
             _log.info("{line}", line=line)
@@ -443,12 +401,3 @@ class ClientService(Service):
             _log.warn("not everything was undone in time, the next start will: {e}", e=str(error))
         self._netlink.stop()
         self._lock.release()
-
-
-def _texts(entry: object) -> list[str]:
-    """All strings in an OpenSSL error, which is a list of triples."""
-    if isinstance(entry, str):
-        return [entry]
-    if isinstance(entry, list | tuple):
-        return [text for part in entry for text in _texts(part)]
-    return []

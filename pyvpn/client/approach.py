@@ -1,0 +1,78 @@
+"""The way to the server: which of its places comes next, and a connection to it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
+from twisted.internet.protocol import Factory
+
+from pyvpn.client.device import Device
+from pyvpn.config import ClientConfig, Endpoint
+from pyvpn.net.connect import MarkedReactor
+from pyvpn.net.control import ControlLink
+from pyvpn.net.tls import client_options
+
+CONNECT_SECONDS = 10.0
+
+
+class _LinkFactory(Factory[Any]):
+    """Makes control links; several when addresses are tried side by side."""
+
+    noisy = False
+
+    def __init__(self, make_link: Callable[[], ControlLink]) -> None:
+        self._make_link = make_link
+
+    def buildProtocol(self, addr: object) -> ControlLink:
+        return self._make_link()
+
+
+class Approach:
+    """Connects to one after another of the server's endpoints, outside the tunnel.
+
+    Args:
+        make_link: makes the control link of a new connection.
+    """
+
+    def __init__(self, reactor: Any, mark: int, make_link: Callable[[], ControlLink]) -> None:
+        self._outside = MarkedReactor(reactor, mark)
+        self._links = _LinkFactory(make_link)
+        self._next = 0
+
+    def next_of(self, config: ClientConfig) -> Endpoint:
+        """The endpoint whose turn it is."""
+        endpoints = config.server.endpoints
+        self._next += 1
+        return endpoints[(self._next - 1) % len(endpoints)]
+
+    def worked(self) -> None:
+        """The last one led to the server: it is tried first when the connection is lost."""
+        self._next -= 1
+
+    def connect(
+        self, endpoint: Endpoint, config: ClientConfig, device: Device | None
+    ) -> Deferred[Any]:
+        """Look the name up, try all its addresses; with a *device*, by TLS as that device.
+
+        Fires when a TCP connection stands; TLS is still to come then.
+
+        Raises:
+            ConfigError: the files that verify the server cannot be used.
+        """
+        way: Any = HostnameEndpoint(
+            self._outside, endpoint.host, endpoint.port, timeout=CONNECT_SECONDS
+        )
+        if device is not None:
+            options = client_options(
+                endpoint.host,
+                config.pin,
+                config.ca_file,
+                device.key if device.certificate else None,
+                device.certificate,
+            )
+            way = wrapClientTLS(options, way)
+        connecting: Deferred[Any] = way.connect(self._links)
+        return connecting

@@ -1,0 +1,55 @@
+"""The client's heartbeat: shows the server that we live, and us that it does."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.internet.task import LoopingCall
+from twisted.python.failure import Failure
+
+from pyvpn.errors import PeerError
+from pyvpn.net.control import ControlLink
+from pyvpn.net.process import boottime
+from pyvpn.wire.command import Command
+
+
+class Heart:
+    """Asks the server at even intervals; a beat that stays unanswered ends the connection."""
+
+    def __init__(self, reactor: Any) -> None:
+        self.round_trip: float | None = None
+        """Seconds that the last answer took; None before the first."""
+        self._reactor = reactor
+        self._beating: LoopingCall | None = None
+
+    def start(self, link: ControlLink, seconds: float) -> None:
+        """Beat on *link* every *seconds*, the first time now; another link's beating ends."""
+        self.stop()
+        self._beating = LoopingCall(self._beat, link)
+        self._beating.clock = self._reactor
+        self._beating.start(seconds)
+
+    def change(self, link: ControlLink, seconds: float) -> None:
+        """Beat at another pace, if it is another."""
+        if self._beating is not None and self._beating.interval != seconds:
+            self.start(link, seconds)
+
+    def stop(self) -> None:
+        """Stand still; repeatable."""
+        if self._beating is not None and self._beating.running:
+            self._beating.stop()
+        self._beating = None
+
+    def _beat(self, link: ControlLink) -> None:
+        if link.is_closed:
+            return
+        sent = boottime()
+
+        def answered(_: bytes) -> None:
+            self.round_trip = boottime() - sent
+
+        def unanswered(failure: Failure) -> None:
+            failure.trap(PeerError)
+            link.abort(PeerError("the server does not answer heartbeats"))
+
+        link.ask(Command.HEARTBEAT).addCallbacks(answered, unanswered)
