@@ -29,6 +29,12 @@ def main() -> None:
     """Look after a pyvpn server, or join one.
 
     The programs themselves are `twistd -n vpnserver` and `twistd -n vpnclient`.
+
+    \b
+    On the server:   pyvpn user add anna
+                     pyvpn link anna            prints the link for her
+    On her laptop:   pyvpn join 'LINK'
+                     twistd -n vpnclient
     """
 
 

@@ -30,26 +30,22 @@ def link(config: Path, user: str) -> None:
 
     It says where the server is and how its key is recognised; it is no secret. The other side
     takes it with `pyvpn join LINK`.
+
+    \b
+    Example:  pyvpn link anna
     """
     from pyvpn.config import load_server
     from pyvpn.net.host import Host
-    from pyvpn.net.tls import load_or_make_identity
+    from pyvpn.server.identity import find_pin
     from pyvpn.server.terms import link_of
     from pyvpn.wire.messages import clean_user_name
 
     server = load_server(config)
-    names = [endpoint.host for endpoint in server.public_endpoints]
-    identity = load_or_make_identity(
-        server.state_dir,
-        time.time(),
-        server.tls.certificate,
-        server.tls.private_key,
-        (*names, *server.tls.names),
-    )
+    pin = find_pin(server, time.time())
     host = Host(str(server.state_dir), "link")
     source = host.default_source(4) or host.default_source(6)
     shown = None if source is None else str(source)
-    print(link_of(server, identity.pin, shown, clean_user_name(user) if user else ""))
+    print(link_of(server, pin, shown, clean_user_name(user) if user else ""))
 
 
 @click.command()
@@ -68,6 +64,10 @@ def join(link: str, config: Path, user: str, force: bool) -> None:
 
     Then start the client with `twistd -n vpnclient`. It asks for the password the first time;
     from then on the server knows this device.
+
+    \b
+    Example:  pyvpn join 'pyvpn://anna@vpn.example.org:51820?pin=sha256:...'
+    (in quotation marks: a shell would take the ? for itself)
     """
     from pyvpn.config import load_client
 
@@ -113,6 +113,10 @@ def cleanup(config: Path, state_dir: Path | None) -> None:
     """Undo on this host what a killed server or client left behind.
 
     The next start does the same by itself. Refused while the daemon runs.
+
+    \b
+    Example:  pyvpn cleanup
+              pyvpn cleanup --state-dir /var/lib/pyvpn-client
     """
     from pyvpn.config import load_server
     from pyvpn.net.host import Host

@@ -87,6 +87,10 @@ def _read_password() -> str:
         typed = click.prompt("Password", hide_input=True, confirmation_prompt="Once more")
     else:
         line = b"" if sys.stdin is None else sys.stdin.buffer.readline(_LINE)
+        if not line:
+            raise ConfigError(
+                "no password: type it at a terminal, or send one line to standard input"
+            )
         try:
             typed = line.rstrip(b"\r\n").decode("utf-8")
         except UnicodeDecodeError:
@@ -105,6 +109,10 @@ def user() -> None:
     """Add and remove users, set their passwords and addresses.
 
     A running server follows within a second.
+
+    \b
+    Example:  pyvpn user add anna
+              pyvpn user list
     """
 
 
@@ -115,6 +123,10 @@ def add(name: str, config: Path, state_dir: Path | None) -> None:
     """Add the user NAME.
 
     The password is asked for, or read as one line from standard input.
+
+    \b
+    Example:  pyvpn user add anna
+              pyvpn user add anna < file-with-the-password
     """
     from pyvpn.store import NameTaken
     from pyvpn.store.passwords import hash_password
@@ -132,7 +144,11 @@ def add(name: str, config: Path, state_dir: Path | None) -> None:
 @click.option("--json", "as_json", is_flag=True, help="For programs: everything but the hashes.")
 @_place
 def list_users(as_json: bool, config: Path, state_dir: Path | None) -> None:
-    """Show who may log in."""
+    """Show who may log in.
+
+    \b
+    Example:  pyvpn user list --json
+    """
     from pyvpn.cli.listing import as_table, to_json
 
     with _store(config, state_dir) as store:
@@ -149,7 +165,11 @@ def list_users(as_json: bool, config: Path, state_dir: Path | None) -> None:
 @click.argument("name")
 @_place
 def remove(name: str, config: Path, state_dir: Path | None) -> None:
-    """Remove the user NAME, with all devices and leases."""
+    """Remove the user NAME, with all devices and leases.
+
+    \b
+    Example:  pyvpn user remove anna
+    """
     with _store(config, state_dir) as store:
         if not store.remove_user(name):
             raise _unknown(store, name)
@@ -163,6 +183,9 @@ def passwd(name: str, config: Path, state_dir: Path | None) -> None:
     """Set a new password for the user NAME.
 
     It is asked for, or read as one line from standard input.
+
+    \b
+    Example:  pyvpn user passwd anna
     """
     from pyvpn.store.passwords import hash_password
 
@@ -177,7 +200,11 @@ def passwd(name: str, config: Path, state_dir: Path | None) -> None:
 @click.argument("name")
 @_place
 def disable(name: str, config: Path, state_dir: Path | None) -> None:
-    """Lock the user NAME out; nothing is forgotten."""
+    """Lock the user NAME out; nothing is forgotten.
+
+    \b
+    Example:  pyvpn user disable anna
+    """
     with _store(config, state_dir) as store:
         if not store.set_disabled(name, True):
             raise _unknown(store, name)
@@ -188,7 +215,11 @@ def disable(name: str, config: Path, state_dir: Path | None) -> None:
 @click.argument("name")
 @_place
 def enable(name: str, config: Path, state_dir: Path | None) -> None:
-    """Let the user NAME in again."""
+    """Let the user NAME in again.
+
+    \b
+    Example:  pyvpn user enable anna
+    """
     with _store(config, state_dir) as store:
         if not store.set_disabled(name, False):
             raise _unknown(store, name)
@@ -206,6 +237,10 @@ def address(
     """Keep an address for the user NAME, or show which are kept.
 
     One IPv4 and one IPv6 ADDRESS can be kept; the family that is not named stays as it is.
+
+    \b
+    Example:  pyvpn user address anna 10.73.0.50
+              pyvpn user address anna --clear
     """
     if clear and addresses:
         raise click.UsageError("Write addresses or --clear, not both.")
@@ -220,7 +255,7 @@ def address(
         if (clear or named) and not store.set_fixed(name, fixed[4], fixed[6]):
             raise _unknown(store, name)
     kept = " and ".join(str(ip_address(packed)) for packed in fixed.values() if packed)
-    when = "; a device gets it at its next log-in" if named else ""
+    when = "; a device gets it at its next log-in, within a second if here" if named else ""
     click.echo(f"Kept for {name}: {kept or 'no address'}{when}.")
 
 

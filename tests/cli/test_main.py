@@ -124,7 +124,7 @@ class ProcessTests(StoreCase):
             "user", "add", "anna", "--state-dir", str(self.directory), program=closed
         )
         self.assertEqual(1, done.returncode)
-        self.assertIn("has 0 characters", done.stderr)
+        self.assertIn("no password: type it at a terminal", done.stderr)
         self.assertNotIn("Traceback", done.stderr)
 
     def test_ourOwnBug(self) -> None:

@@ -99,7 +99,7 @@ class AddTests(UserCase):
     def test_badPassword(self) -> None:
         """A password that cannot be is refused in one line that does not repeat it."""
         for line, said in (
-            (b"", "has 0 characters: take 8 or more"),
+            (b"", "no password: type it at a terminal, or send one line"),
             (b"seven77\n", "has 7 characters: take 8 or more"),
             (b"\n", "has 0 characters"),
             (b"caf\xe9 creme\n", "not UTF-8"),
@@ -203,7 +203,11 @@ class AddressTests(UserCase):
     def test_set(self) -> None:
         """Addresses of both families are kept, one after the other or at once."""
         result = self.run_command("address", "anna", "10.73.0.50")
-        self.assertDone(result, "Kept for anna: 10.73.0.50; a device gets it at its next log-in.")
+        self.assertDone(
+            result,
+            "Kept for anna: 10.73.0.50; "
+            "a device gets it at its next log-in, within a second if here.",
+        )
         self.run_command("address", "anna", "fd70:7976:706e::50")
         self.assertEqual(("10.73.0.50", "fd70:7976:706e::50"), self.fixed())
         self.run_command("address", "anna", "FD70:7976:706E::0051", "10.73.0.51")
