@@ -27,9 +27,9 @@ from pyvpn.testing.namespace import last_lines, stop, wait_for_line
 
 TUN = "pyvpnc0"  # the client's default
 PICTURE = """
-   laptop ---------- router --------- internet ---------- server ----------- office
-   192.168.50.10     NAT | 198.18.1.2               198.18.2.2 | 192.168.77.1   192.168.77.20
-   anna, at home                                    vpnserver                 a web server
+   laptop -------- router ------- internet ---- server ------- office
+   192.168.50.10   198.18.1.2                   198.18.2.2     192.168.77.20
+   anna, at home   NAT                          192.168.77.1   a web server
 """
 PAGE = """\
 <!doctype html>
@@ -110,7 +110,7 @@ class Demonstration:
         wait_for_line(self._www, "Serving", process=process)
         stage.command("server", "pyvpn user add anna --config server.ini")
         vpn.add_user(lab, self._server, "anna")
-        stage.good("anna has an account; a password is asked for or piped in, never an argument")
+        stage.good("anna has an account; her password is asked for, or piped in")
 
     def try_without(self) -> None:
         """Show that there is no way in without the VPN."""
@@ -142,7 +142,8 @@ class Demonstration:
         ]
         if not {OFFICE_NETWORK, OFFICE_NETWORK6} <= set(routes):
             raise HostError(f"no route to the office, only {routes}")
-        stage.good(f"the server pushed these routes: {', '.join(routes)}")
+        stage.good("the server pushed these routes:")
+        stage.plain(f"        {', '.join(routes)}")
 
     def look_around(self) -> None:
         """Ping, fetch a page, and be pinged from inside."""
@@ -157,8 +158,8 @@ class Demonstration:
             raise HostError(f"that is not the office's page: {page!r}")
         stage.good(re.sub(r"<.*?>", "", page.partition("<h1>")[2]).strip().replace("\n", ". "))
         seen = wait_for_line(self._www, r'^(\S+) - - .*"GET / ', 2)[1]
-        whose = "her lease" if seen == self._lease else "the server's, which masquerades"
-        stage.good(f"the office's web server saw her come from {seen} ({whose})")
+        whose = "her lease" if seen == self._lease else "the server masquerades"
+        stage.good(f"the web server saw her come from {seen} ({whose})")
         self._show_ping("office", self._lease)
 
     def measure(self) -> None:
@@ -258,7 +259,8 @@ def stay(lab: Lab, stage: Stage, rootless: bool) -> None:
         named = ["unshare", "--uts", "sh", "-c", f"hostname {name}; exec sleep infinity"]
         sitting = lab.start(name, named, Path("/dev/null"))
         stage.plain(f"    {name:9} {become} --mount --uts --net -t {sitting.pid} bash -l")
-    stage.plain(f"\nConfiguration, state and logs are in {lab.folder}, seen from those shells.")
+    stage.plain(f"\nConfiguration, state and logs are in {lab.folder}, seen from those shells;")
+    stage.plain(f"pyvpn and twistd are in {Path(sys.executable).parent}.")
     stage.plain(f"Try, on the laptop: curl http://{OFFICE_ADDRESS}/   Ctrl-C here ends it all.")
     while True:
         signal.pause()
@@ -267,7 +269,7 @@ def stay(lab: Lab, stage: Stage, rootless: bool) -> None:
 def perform(lab: Lab, stage: Stage, *, staying: bool, rootless: bool) -> int:
     """Build the lab and tell the story in it; return the exit status."""
     stage.title(
-        "pyvpn: reach your office from home. Shown in network namespaces, on this machine alone."
+        "pyvpn: reach your office from home. In namespaces, on this machine alone."
     )
     stage.plain(PICTURE.rstrip())
     story = Demonstration(lab, stage)

@@ -29,6 +29,7 @@ OFFICE_NETWORK = "192.168.77.0/24"
 OFFICE_NETWORK6 = "fd77::/64"
 OFFICE_ADDRESS = "192.168.77.20"
 OFFICE_ADDRESS6 = "fd77::20"
+ROUTERS_MAC = "02:00:00:00:50:01"
 
 # Both ends of each cable: host, interface, addresses.
 CABLES = (
@@ -97,7 +98,10 @@ class Lab:
         self.folder = Path(tempfile.mkdtemp(prefix="lab-", dir="/run"))
         for name in HOSTS:
             self._add_host(name)
-        ip("-n", "router", script="link add lan type bridge\nlink set lan up\n")
+        # With an address of its own: else a bridge takes the lowest of its ports, and one more
+        # laptop may change it under those that know it, who are cut off for half a minute then.
+        bridge = f"link add lan address {ROUTERS_MAC} type bridge\nlink set lan up\n"
+        ip("-n", "router", script=bridge)
         self._address("router", "lan", ("192.168.50.1/24", "2001:db8:50::1/64"))
         for (host, interface, addresses), (other, its_interface, its_addresses) in CABLES:
             self._cable(host, interface, other, its_interface)

@@ -12,17 +12,18 @@ import os
 import random
 import re
 import signal
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from difflib import ndiff
+from itertools import pairwise
 from pathlib import Path
 
 from pyvpn.store.passwords import hash_password
 from pyvpn.store.sqlite import FILE_NAME, Store
 from pyvpn.testing import vpn
 from pyvpn.testing.lab import OFFICE_ADDRESS, OFFICE_ADDRESS6, SERVER_ADDRESS, Lab
-from pyvpn.testing.namespace import Namespace, last_lines, stop, wait_for_line
+from pyvpn.testing.namespace import last_lines, stop, wait_for_line
 from pyvpn.testing.vpn import Program
 
 SERVER_TUN = "pyvpn0"
@@ -45,6 +46,11 @@ def wait_until(done: Callable[[], bool], seconds: float = PATIENCE, what: str = 
         assert time.monotonic() - began < seconds, f"not within {seconds:g} s: {what or done}"
         time.sleep(0.02)
     return time.monotonic() - began
+
+
+def tell(figure: str) -> None:
+    """Print something measured; ``pytest -s`` shows it."""
+    print(figure, flush=True)  # noqa: T201 - that is its purpose
 
 
 class Office:
@@ -127,7 +133,7 @@ class Office:
         self._look_over(program)
         program.process.kill()
         program.process.wait()
-        self._running = [entry for entry in self._running if entry[1] is not program]
+        self.forget(program)
 
     def end(self, program: Program) -> float:
         """End *program* as an operator would; return how many seconds it took."""
@@ -135,9 +141,13 @@ class Office:
         status = stop(program.process)
         seconds = time.monotonic() - began
         self._look_over(program)
-        self._running = [entry for entry in self._running if entry[1] is not program]
+        self.forget(program)
         assert status == 0, f"it ended with {status}:\n{last_lines(program.log)}"
         return seconds
+
+    def forget(self, program: Program) -> None:
+        """Leave *program* alone at the end: it has ended by itself, as the test wants it."""
+        self._running = [entry for entry in self._running if entry[1] is not program]
 
     def close(self) -> None:
         """End what runs, clients first, and compare each host with what it was."""
@@ -154,9 +164,16 @@ class Office:
         """Fail if a host is not what it was before anything of ours was started on it."""
         for host, before in self._before.items():
             after = self.lab.hosts[host].state()
-            changed = {what for what in before | after if before.get(what) != after.get(what)}
+            changes = [
+                f"{host}, {what}: {line}"
+                for what in sorted(before | after)
+                for line in ndiff(
+                    before.get(what, "").splitlines(), after.get(what, "").splitlines()
+                )
+                if line[0] != " "
+            ]
 
-            assert {} == {what: (before.get(what), after.get(what)) for what in changed}, host
+            assert changes == [], "\n".join(changes)
 
     def _remember(self, host: str) -> None:
         if host not in self._before:
@@ -244,7 +261,7 @@ class Office:
         """Ping all the while; the result is there when the block is over."""
         log = self.lab.folder / f"{self.name}-ping-{time.monotonic_ns()}.log"
         ping = ["ping", "-n", "-D", "-i", f"{seconds:g}", "-W", "1", address]
-        steady = SteadyPing(self.lab.hosts[host], ping, log)
+        steady = SteadyPing(self.lab, host, ping, log)
         try:
             yield steady
         finally:
@@ -254,9 +271,9 @@ class Office:
 class SteadyPing:
     """A ping that runs in the background, and what came of it."""
 
-    def __init__(self, place: Namespace, command: list[str], log: Path) -> None:
+    def __init__(self, lab: Lab, host: str, command: list[str], log: Path) -> None:
         self._log = log
-        self._process: subprocess.Popen[bytes] = place.start(command, log)
+        self._process = lab.start(host, command, log)
         wait_for_line(log, _REPLY.pattern, process=self._process)
 
     def end(self) -> None:
@@ -283,7 +300,7 @@ class SteadyPing:
     def gap(self) -> float:
         """The longest time between two answers, in seconds."""
         times = [when for when, _ in self.replies]
-        return max(after - before for before, after in zip(times, times[1:], strict=False))
+        return max(after - before for before, after in pairwise(times))
 
 
 class Web:
@@ -308,7 +325,8 @@ class Web:
         """The address from which *name* was fetched last."""
         pattern = rf'^(\S+) - - .*"GET /{re.escape(name)} '
         wait_for_line(self._log, pattern, 2, self._process)
-        return re.findall(pattern, self._log.read_text(), re.MULTILINE)[-1].removeprefix("::ffff:")
+        found: list[str] = re.findall(pattern, self._log.read_text(), re.MULTILINE)
+        return found[-1].removeprefix("::ffff:")
 
     def close(self) -> None:
         stop(self._process)

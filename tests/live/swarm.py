@@ -201,7 +201,7 @@ def measure(sessions: int) -> None:
 
     from pyvpn.testing import sandbox, vpn
     from pyvpn.testing.lab import SERVER_ADDRESS, Lab
-    from tests.live.office import Office, add_accounts
+    from tests.live.office import Office, add_accounts, tell
 
     sandbox.enter()
     with ExitStack() as stack:
@@ -218,7 +218,7 @@ def measure(sessions: int) -> None:
 
         time.sleep(2)
         idle = memory()
-        print(f"idle server: {idle / 1024:.1f} MiB RSS", flush=True)
+        tell(f"idle server: {idle / 1024:.1f} MiB RSS")
 
         async def grow() -> None:
             pin = office.link.partition("pin=")[2]
@@ -228,12 +228,12 @@ def measure(sessions: int) -> None:
                 first = memory()
                 await swarm.join_all(users[1:])
                 seconds = time.monotonic() - began
-                print(f"{sessions} log-ins by password: {seconds:.1f} s", flush=True)
+                tell(f"{sessions} log-ins by password: {seconds:.1f} s")
                 assert len(swarm.clients) == sessions, swarm.refusals[:3]
                 await asyncio.sleep(12)  # heartbeats of all
                 assert not any(client.closed.is_set() for client in swarm.clients)
                 now = memory()
-                print(
+                tell(
                     f"with {sessions} sessions: {now / 1024:.1f} MiB RSS; "
                     f"{(now - idle) / sessions:.1f} KiB each, "
                     f"{(now - first) / max(1, sessions - 1):.1f} KiB each after the first"

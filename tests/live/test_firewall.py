@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import time
+
 from pyvpn.testing import vpn
-from pyvpn.testing.lab import Lab
+from pyvpn.testing.lab import OFFICE_ADDRESS, OFFICE_NETWORK, Lab
 from pyvpn.testing.namespace import stop
 
 DOCKER_LIKE = """
@@ -34,3 +36,39 @@ def test_no_warning_without(lab: Lab) -> None:
     vpn.link(server)
     stop(server.process)
     assert "drops forwarded" not in server.log.read_text()
+
+
+def test_no_router_for_strangers(lab: Lab) -> None:
+    """Forwarding is on for the tunnel; between the server's other interfaces nothing passes."""
+    server = vpn.start_server(lab, name="bystanders")
+    link = vpn.link(server)
+    vpn.add_user(lab, server, "anna")
+    client = vpn.start_client(lab, link, "anna", name="among-strangers")
+    client.says(r"routes into the tunnel")
+    lab.run("internet", ["ip", "route", "add", OFFICE_NETWORK, "via", "198.18.2.2"])
+    try:
+        stranger = lab.run("internet", ["ping", "-c2", "-i.2", "-W1", OFFICE_ADDRESS], check=False)
+        friend = lab.run("laptop", ["ping", "-c2", "-i.2", "-W1", OFFICE_ADDRESS], check=False)
+    finally:
+        lab.run("internet", ["ip", "route", "del", OFFICE_NETWORK])
+        stop(client.process)
+        stop(server.process)
+
+    assert (stranger.returncode, friend.returncode) == (1, 0)
+
+
+def test_flushed_ruleset_is_repaired(lab: Lab) -> None:
+    """Somebody flushes all of nft: within seconds the table stands again, once."""
+    server = vpn.start_server(lab, name="flushed")
+    vpn.link(server)
+    before = lab.run("server", ["nft", "list", "tables"]).stdout
+    lab.run("server", ["nft", "flush", "ruleset"])
+    assert lab.run("server", ["nft", "list", "tables"]).stdout == ""
+    end = time.monotonic() + 10
+    while not (after := lab.run("server", ["nft", "list", "tables"]).stdout):
+        assert time.monotonic() < end, "not repaired"
+        time.sleep(0.2)
+    stop(server.process)
+
+    assert before == after == "table inet pyvpn_pyvpn0\n"
+    assert lab.run("server", ["nft", "list", "tables"]).stdout == ""

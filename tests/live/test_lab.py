@@ -74,6 +74,16 @@ def test_more_laptops(lab: Lab, at_home: bool, address: str) -> None:
     assert pings(lab, name, SERVER_ADDRESS6)
 
 
+def test_the_router_keeps_its_address(lab: Lab) -> None:
+    """One more laptop does not change the router's MAC address, which the others have noted."""
+    show = ["ip", "-br", "link", "show", "lan"]
+    before = lab.run("router", show).stdout.split()[2]
+    for _ in range(6):
+        lab.add_laptop()
+
+        assert lab.run("router", show).stdout.split()[2] == before
+
+
 def test_inside(namespace: Namespace) -> None:
     """A thread that was inside a namespace comes back to where it was."""
     before = os.readlink("/proc/thread-self/ns/net")

@@ -84,5 +84,8 @@ def test_our_client_comes_back(office: Lab, original_server: Path) -> None:
     while original_server.read_text().count("register ") < 2:
         assert time.monotonic() < deadline, client.log.read_text()
         time.sleep(0.1)
+    while client.log.read_text().count("routes into the tunnel") < 2:
+        assert time.monotonic() < deadline, client.log.read_text()
+        time.sleep(0.1)
     assert pings(office, "laptop", OFFICE_ADDRESS)
     assert stop(client.process) == 0
