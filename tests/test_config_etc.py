@@ -107,7 +107,7 @@ class UnitTests(ConfigFileTestCase):
         for name in KINDS:
             service = self.unit(name)["Service"]
             command = f"twistd -n --pidfile= vpn{name} --config /etc/pyvpn/{name}.ini"
-            self.assertEqual(f"/usr/local/bin/{command}", service["ExecStart"])
+            self.assertEqual(f"/opt/pyvpn/bin/{command}", service["ExecStart"])
             self.assertEqual("pyvpn", service["User"])
             self.assertEqual("/bin/kill -HUP $MAINPID", service["ExecReload"])
 

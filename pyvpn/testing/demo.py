@@ -268,9 +268,7 @@ def stay(lab: Lab, stage: Stage, rootless: bool) -> None:
 
 def perform(lab: Lab, stage: Stage, *, staying: bool, rootless: bool) -> int:
     """Build the lab and tell the story in it; return the exit status."""
-    stage.title(
-        "pyvpn: reach your office from home. In namespaces, on this machine alone."
-    )
+    stage.title("pyvpn: reach your office from home. In namespaces, on this machine alone.")
     stage.plain(PICTURE.rstrip())
     story = Demonstration(lab, stage)
     steps = [lab.build, story.open_the_office, story.try_without, story.join]
