@@ -173,4 +173,4 @@ def test_names(lab: Lab) -> None:
     assert SERVER_ADDRESS in found
     began = time.monotonic()
     assert lab.run("laptop", ["getent", "hosts", "vpn.example.org"], check=False).returncode != 0
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 10

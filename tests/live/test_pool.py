@@ -82,7 +82,7 @@ def test_full_network(office: Office, lab: Lab) -> None:
         await swarm.leave(gone)
         began = time.monotonic()
         successor = await swarm.join(users[254])
-        assert time.monotonic() - began < 1
+        assert time.monotonic() - began < 5
         assert successor is not None
         assert successor.lease["address4"] == gone.lease["address4"]
         assert await swarm.join(users[255]) is None

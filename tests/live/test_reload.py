@@ -68,7 +68,7 @@ def test_settings(office: Office, lab: Lab) -> None:
         time.sleep(0.2)
 
     assert ping.lost == 0
-    assert ping.gap < 0.5
+    assert ping.gap < 2
     assert office.lease() == mine
     assert tries(client) == 0
     # And the server holds everybody to the new routes: this one was let through before.
@@ -215,7 +215,7 @@ def test_fixed_address(office: Office, lab: Lab) -> None:
     with changed_within():
         client.says(r"the address was changed \(log-in-again\)")
     wait_until(lambda: office.lease() == ["10.73.0.50", "fd70:7976:706e::50"], 3)
-    assert office.wait_for_ping() < 1
+    assert office.wait_for_ping() < 5
 
     assert office.pings("laptop", OFFICE_ADDRESS, 3) == 3
     assert office.pings("office", "10.73.0.50", 3) == 3

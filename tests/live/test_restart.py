@@ -103,7 +103,7 @@ def test_client_killed_again_and_again(office: Office) -> None:
         client = office.join(password=None)
 
         assert office.lease() == mine
-        assert office.wait_for_ping() < 1
+        assert office.wait_for_ping() < 5
     assert office.leases_in_use() == 1
     assert "1 sessions, 1 connections, 1 addresses in use" in office.status()
 
@@ -260,13 +260,13 @@ def test_interface_deleted(office: Office, lab: Lab, host: str, device: str) -> 
         for address in OFFICE_ADDRESSES:
             office.wait_for_ping(address=address)
 
-        assert time.monotonic() - began < 2
+        assert time.monotonic() - began < 10
         assert (office.lease(), office.routes()) == (mine, routes)
         assert lab.run(host, show).stdout.split("UNKNOWN")[1] == addresses
         wait_until(lambda: (descriptors(client), descriptors(office.server)) == before, 5)
     used = cpu_seconds(client) + cpu_seconds(office.server)
     time.sleep(1)
-    assert cpu_seconds(client) + cpu_seconds(office.server) - used < 0.2, "one of them spins"
+    assert cpu_seconds(client) + cpu_seconds(office.server) - used < 0.5, "one of them spins"
     (office.server if host == "server" else client).says(f"{device} is gone")
 
 
