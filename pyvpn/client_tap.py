@@ -77,7 +77,9 @@ def _ask_password(config: ClientConfig) -> str | None:
         )
     if read_password(config) is not None:
         return None
-    if Device(config.state_dir, server_name(config)).certificate is not None:
+    device = Device(config.state_dir, server_name(config))
+    known = device.certificate is not None
+    if known and not (device.password_wanted and config.user and sys.stdin.isatty()):
         return None
     if not config.user:
         raise ConfigError(
@@ -91,6 +93,8 @@ def _ask_password(config: ClientConfig) -> str | None:
     prompt = f"Password of {config.user} at {config.server.endpoints[0]}: "
     try:
         password = getpass.getpass(prompt)
+        if not password and known:
+            return None  # perhaps the server changed its mind
     except (EOFError, KeyboardInterrupt):
         sys.stderr.write(os.linesep)
         password = ""

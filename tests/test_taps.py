@@ -198,6 +198,20 @@ class ClientTapTests(TapCase):
         self.assertIsNone(self.parse(client_tap.Options())["typed_password"])
         self.assertEqual([], self.prompts)
 
+    def test_wanted_again(self) -> None:
+        """A known device whose password the server wanted asks at a terminal, and only there."""
+        self.configure()
+        self.enroll()
+        Device(self.place / "state", PIN).password_wanted = True
+        self.assertIsNone(self.parse(client_tap.Options())["typed_password"])
+        self.sit_down("correct horse")
+        self.assertEqual("correct horse", self.parse(client_tap.Options())["typed_password"])
+        self.sit_down("")
+        self.assertIsNone(self.parse(client_tap.Options())["typed_password"])
+        Device(self.place / "state", PIN).password_wanted = False
+        self.assertIsNone(self.parse(client_tap.Options())["typed_password"])
+        self.assertEqual(2, len(self.prompts))
+
     def test_open_files(self) -> None:
         """A file with a password, or a key, that others may read stops the start."""
         self.configure("password = correct horse")

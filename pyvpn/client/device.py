@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from contextlib import suppress
 from pathlib import Path
 
 from cryptography import x509
@@ -49,6 +50,7 @@ class Device:
         make_private_directory(state_dir)
         self._key_file = state_dir / "device.key"
         self._certificate_file = certificate_file(state_dir, server)
+        self._wanted_file = self._certificate_file.with_suffix(".password-wanted")
         key = read_private(self._key_file)
         if key is None:
             key = make_key()
@@ -94,6 +96,22 @@ class Device:
             raise PeerError("the server sent a certificate that is not one of this device's key")
         self.certificate = data
         write_private(self._certificate_file, data)
+
+    @property
+    def password_wanted(self) -> bool:
+        """Whether the server asked for the password although there is a certificate.
+
+        Kept on disk: whoever starts the client at a terminal next is asked for it.
+        """
+        return self._wanted_file.exists()
+
+    @password_wanted.setter
+    def password_wanted(self, wanted: bool) -> None:
+        with suppress(OSError):  # it is a convenience only
+            if wanted:
+                self._wanted_file.touch(0o600)
+            else:
+                self._wanted_file.unlink(missing_ok=True)
 
     def set_aside(self) -> None:
         """Do without the certificate until another one comes, or this process ends.

@@ -142,10 +142,12 @@ class NativeDialogue:
         if self._device.certificate is not None:
             answer = await self._ask(link, LogIn())
             if answer.success:
+                self._device.password_wanted = False
                 return
             if answer.code not in (Code.PASSWORD_NEEDED, Code.BAD_CREDENTIALS):
                 raise self._refused(answer)
-            _log.info("the server wants the password again: {why}", why=answer.message)
+            _log.info("not by certificate alone: {why}", why=answer.message)
+        self._device.password_wanted = True  # until it is settled
         try:
             password = self._password()
         except ConfigError as error:
@@ -153,7 +155,7 @@ class NativeDialogue:
         if password is None:
             raise Setback(
                 "the server asks for a password and none is configured: set password_file in "
-                "[client], or start the client at a terminal once",
+                "[client], or start the client anew at a terminal, where it asks",
                 _PATIENT_SECONDS,
                 serious=True,
             )
@@ -166,6 +168,7 @@ class NativeDialogue:
         answer = await self._ask(link, request)
         if not answer.success:
             raise self._refused(answer)
+        self._device.password_wanted = False
         if answer.certificate:
             try:
                 self._device.keep(answer.certificate)

@@ -321,6 +321,7 @@ class Clients:
         self, session: Session, code: Code, message: str, retry_after: float = KICKED_SECONDS
     ) -> None:
         """End *session* from our side, telling the client why."""
+        _log.info("{name} is sent away: {why}", name=session.name, why=message)
         link = session.carrier
         self._end(session)
         if isinstance(link, ControlLink):

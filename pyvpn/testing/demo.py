@@ -262,8 +262,11 @@ def stay(lab: Lab, stage: Stage, rootless: bool) -> None:
     stage.plain(f"\nConfiguration, state and logs are in {lab.folder}, seen from those shells;")
     stage.plain(f"pyvpn and twistd are in {Path(sys.executable).parent}.")
     stage.plain(f"Try, on the laptop: curl http://{OFFICE_ADDRESS}/   Ctrl-C here ends it all.")
-    while True:
-        signal.pause()
+    try:
+        while True:
+            signal.pause()
+    except KeyboardInterrupt:
+        stage.title("Cleaning up.")
 
 
 def perform(lab: Lab, stage: Stage, *, staying: bool, rootless: bool) -> int:
@@ -279,6 +282,7 @@ def perform(lab: Lab, stage: Stage, *, staying: bool, rootless: bool) -> int:
         return 1
     if staying:
         stay(lab, stage, rootless)
+        return 0
     stage.title(f"Everything worked, in {stage.seconds():.1f} s. 'make lab' leaves it running.")
     return 0
 
@@ -308,6 +312,9 @@ def main() -> int:
     except KeyboardInterrupt:
         stage.title("Interrupted: cleaning up.")
         return 130
+    except BrokenPipeError:  # whoever read the output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     finally:
         for ending in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(ending, signal.SIG_IGN)  # nothing is left behind half removed

@@ -119,10 +119,14 @@ class LogInTests(DialogueCase):
         self.office.advance(5)
         self.store.set_password("anna", hash_password("another horse"), self.office.unix())
         self.office.advance(5)
+        self.password = None
+        self.setback()
+        self.assertTrue(Device(self.state, IDENTITY.pin).password_wanted)
         self.password = "another horse"
         self.joined()
 
-        self.assertEqual(2, self.asked)
+        self.assertFalse(Device(self.state, IDENTITY.pin).password_wanted)
+        self.assertEqual(3, self.asked)
         self.assertEqual(1, len(self.store.devices()))
 
     def test_removed_and_made_again(self) -> None:
