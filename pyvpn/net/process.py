@@ -174,17 +174,20 @@ def own_signals(
         with suppress(ReactorNotRunning):  # told twice
             stop()
 
-    def take() -> None:
-        def later(what: Callable[[], None]) -> Callable[[int, FrameType | None], None]:
-            return lambda _number, _frame: reactor.callFromThread(what)
+    def later(what: Callable[[], None]) -> Callable[[int, FrameType | None], None]:
+        return lambda _number, _frame: reactor.callFromThread(what)
 
+    def take() -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, later(stop_once))
         signal.signal(signal.SIGHUP, later(reload))
         signal.signal(signal.SIGUSR2, later(status))
 
     take()  # a start that is cut short must be undone like any other
-    reactor.callWhenRunning(take)  # by then the reactor has taken them for itself
+    # When the reactor begins to run it takes the signals for itself, with its own handlers: for
+    # the moment until they are ours again, those are made ours, too.
+    reactor.sigInt = reactor.sigTerm = later(stop_once)
+    reactor.callWhenRunning(take)
 
 
 _terminal: list[int] = []
