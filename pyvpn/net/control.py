@@ -24,7 +24,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from pyvpn.errors import PeerError, PyvpnError
-from pyvpn.interfaces import IPacketSink
+from pyvpn.interfaces import ICarrier
 from pyvpn.net.link_owner import LinkClosed, LinkOwner, TransactionTimeout, VersionRefused
 from pyvpn.net.valve import Valve, tune
 from pyvpn.wire.command import (
@@ -54,7 +54,7 @@ _PACKET = int(Command.PACKET).to_bytes(4, "big")
 _PACKET_HEADER = 8  # command and transaction
 
 
-@implementer(IHandshakeListener, IPacketSink)
+@implementer(IHandshakeListener, ICarrier)
 class ControlLink(Int32StringReceiver):
     """One control connection, seen from either end.
 
@@ -294,7 +294,7 @@ class ControlLink(Int32StringReceiver):
         else:
             self.abort(PeerError("does not read what it asks for"))
 
-    def send_packets(self, packets: list[bytes]) -> int:
+    def send_packets(self, packets: list[bytes], now: float) -> int:
         if self.is_closed or not self._valve.open:
             self.dropped_packets += len(packets)
             return 0

@@ -107,8 +107,7 @@ class Router:
     def packets_from_tun(self, packets: list[bytes], now: float) -> None:
         """Give each packet to the session that has its destination.
 
-        *now* is the time of the batch, as in :meth:`packets_from_session`; a carrier by TCP
-        needs no time to send.
+        *now* is the time of the batch, as in :meth:`packets_from_session`.
         """
         lookup = self.sessions.lookup
         batches: dict[Session, list[bytes]] = {}
@@ -129,7 +128,7 @@ class Router:
                 batches[session].append(packet)
             else:
                 batches[session] = [packet]
-        self._deliver(batches)
+        self._deliver(batches, now)
 
     def packets_from_session(self, session: Session, packets: list[bytes], now: float) -> None:
         """Pass on what a session may send, to the TUN or to another session.
@@ -173,7 +172,7 @@ class Router:
         session.bytes_in += passed
         if to_tun:
             self._tun.send_packets(to_tun)
-        self._deliver(batches)
+        self._deliver(batches, now)
 
     # -- time
 
@@ -199,12 +198,12 @@ class Router:
 
     # -- inside
 
-    def _deliver(self, batches: dict[Session, list[bytes]]) -> None:
+    def _deliver(self, batches: dict[Session, list[bytes]], now: float) -> None:
         for session, packets in batches.items():
             if session.carrier is None:
                 self._refuse(session, Drop.NO_CARRIER, len(packets))
             else:
-                left = len(packets) - session.send_packets(packets)
+                left = len(packets) - session.send_packets(packets, now)
                 if left:
                     self._refuse(session, Drop.QUEUE_FULL, left)
 

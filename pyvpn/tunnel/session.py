@@ -15,6 +15,13 @@ class PacketSink(Protocol):
         """Take *packets* in order, drop and count the rest; return how many were taken."""
 
 
+class Carrier(Protocol):
+    """The deaf rooms' view of :class:`pyvpn.interfaces.ICarrier`."""
+
+    def send_packets(self, packets: list[bytes], now: float) -> int:
+        """Take *packets* in order, drop the rest; return how many were taken."""
+
+
 class Session:
     """Lease, policy, counters and carrier of one device, or of the server as the client sees it.
 
@@ -65,7 +72,7 @@ class Session:
         self.reachable = reachable
         self.heard = heard
         self.sources: Container[bytes] = addresses if sources is None else sources
-        self.carrier: PacketSink | None = None
+        self.carrier: Carrier | None = None
         """How packets travel to it at the moment; None while it is not connected."""
         self.packets_in = 0
         """Packets from it that passed every check."""
@@ -75,7 +82,7 @@ class Session:
         self.bytes_out = 0
         self.drops = Counters()
 
-    def attach(self, carrier: PacketSink, now: float) -> PacketSink | None:
+    def attach(self, carrier: Carrier, now: float) -> Carrier | None:
         """Let *carrier* carry this session's packets from now on.
 
         Returns:
@@ -86,14 +93,14 @@ class Session:
         self.heard = max(self.heard, now)
         return None if previous is carrier else previous
 
-    def detach(self, carrier: PacketSink) -> bool:
+    def detach(self, carrier: Carrier) -> bool:
         """End the use of *carrier*.  False, and nothing changes, if it is not the current one."""
         if self.carrier is not carrier:
             return False
         self.carrier = None
         return True
 
-    def heard_from(self, carrier: PacketSink, now: float) -> bool:
+    def heard_from(self, carrier: Carrier, now: float) -> bool:
         """Note that something authenticated arrived by *carrier*.
 
         False, and nothing changes, if it is not the current one: the caller then drops what
@@ -104,7 +111,7 @@ class Session:
         self.heard = max(self.heard, now)
         return True
 
-    def send_packets(self, packets: list[bytes]) -> int:
+    def send_packets(self, packets: list[bytes], now: float) -> int:
         """Hand *packets* to the carrier and count what it took.
 
         A carrier takes from the front and drops the rest, so the first ones are those that went.
@@ -112,7 +119,7 @@ class Session:
         """
         if self.carrier is None:
             return 0
-        taken = self.carrier.send_packets(packets)
+        taken = self.carrier.send_packets(packets, now)
         self.packets_out += taken
         self.bytes_out += sum(map(len, packets if taken == len(packets) else packets[:taken]))
         return taken

@@ -46,7 +46,7 @@ class StubbornTests(SynchronousTestCase):
     def fill(self) -> int:
         """Send until nothing is taken any more; how many were."""
         taken = 0
-        while n := self.link.send_packets(BATCH):
+        while n := self.link.send_packets(BATCH, 0.0):
             taken += n
         return taken
 
@@ -55,10 +55,10 @@ class StubbornTests(SynchronousTestCase):
         for packet in (PACKET, bytes(9000), bytes(65_535), b"x"):
             self.setUp()
             for _ in range(500):
-                self.link.send_packets([packet] * 32)
+                self.link.send_packets([packet] * 32, 0.0)
 
             self.assertLess(self.line.waiting(), MOST)
-            self.assertEqual(0, self.link.send_packets([packet]))
+            self.assertEqual(0, self.link.send_packets([packet], 0.0))
             waiting = self.line.waiting()
             self.line.drain()
             arrived = len(frames_in(self.line.sent))
@@ -68,7 +68,7 @@ class StubbornTests(SynchronousTestCase):
     def test_in_order(self) -> None:
         """What is taken of a batch is its beginning."""
         batch = [bytes([n]) * 9000 for n in range(32)]
-        taken = self.link.send_packets(batch)
+        taken = self.link.send_packets(batch, 0.0)
         self.assertTrue(0 < taken < 32)
         self.line.drain()
 
@@ -78,7 +78,7 @@ class StubbornTests(SynchronousTestCase):
     def test_a_large_one(self) -> None:
         """A packet larger than the whole queue passes when there is room."""
         self.link._valve.size = QUEUE_LEAST
-        self.assertEqual(1, self.link.send_packets([bytes(9000), bytes(9000)]))
+        self.assertEqual(1, self.link.send_packets([bytes(9000), bytes(9000)], 0.0))
 
     def test_commands_pass(self) -> None:
         """Answers and heartbeats are written although the queue is full."""
@@ -149,10 +149,10 @@ class StubbornTests(SynchronousTestCase):
     def test_after_the_end(self) -> None:
         """A closed connection takes nothing and counts it."""
         self.link.close()
-        self.assertEqual(0, self.link.send_packets(BATCH))
+        self.assertEqual(0, self.link.send_packets(BATCH, 0.0))
         self.assertEqual(32, self.link.dropped_packets)
         self.bench.hang_up()
-        self.assertEqual(0, self.link.send_packets(BATCH))
+        self.assertEqual(0, self.link.send_packets(BATCH, 0.0))
 
 
 class StubbornTlsTests(SynchronousTestCase):
@@ -196,7 +196,7 @@ class StubbornTlsTests(SynchronousTestCase):
         self.assertTrue(self.far.is_up)
         for turns in (False, True):
             for _ in range(200):
-                self.link.send_packets(BATCH)
+                self.link.send_packets(BATCH, 0.0)
                 if turns:
                     self.clock.advance(0)
         self.clock.advance(0)
@@ -215,7 +215,7 @@ class StubbornTlsTests(SynchronousTestCase):
     def test_farewell_through_a_full_line(self) -> None:
         """What was said before the close arrives, once the peer reads."""
         for _ in range(10):
-            self.link.send_packets(BATCH)
+            self.link.send_packets(BATCH, 0.0)
         self.link.tell(Command.NOTICE, b"bye")
         self.link.close()
         self.exchange()

@@ -32,7 +32,7 @@ class KeepingSink:
         self.room = room
         self.batches: list[list[bytes]] = []
 
-    def send_packets(self, packets: list[bytes]) -> int:
+    def send_packets(self, packets: list[bytes], now: float = 0.0) -> int:
         taken = packets[: self.room]
         self.room -= len(taken)
         self.batches.append(taken)

@@ -23,7 +23,7 @@ class SessionTests(SynchronousTestCase):
 
         self.assertIsNone(session.attach(old, 101.0))
         self.assertIs(old, session.attach(new, 102.0))
-        session.send_packets([b"packet"])
+        session.send_packets([b"packet"], 0.0)
         self.assertEqual([b"packet"], new.packets)
         self.assertEqual([], old.packets)
         self.assertEqual(102.0, session.heard)
@@ -71,16 +71,16 @@ class SessionTests(SynchronousTestCase):
         session, carrier = make_session(), KeepingSink(room=2)
         session.attach(carrier, 101.0)
 
-        self.assertEqual(2, session.send_packets([b"1", b"22", b"333"]))
+        self.assertEqual(2, session.send_packets([b"1", b"22", b"333"], 0.0))
         self.assertEqual((2, 3), (session.packets_out, session.bytes_out))
-        self.assertEqual(0, session.send_packets([b"4444"]))
+        self.assertEqual(0, session.send_packets([b"4444"], 0.0))
         self.assertEqual((2, 3), (session.packets_out, session.bytes_out))
 
     def test_without_connection(self) -> None:
         """Nothing is taken while the device is not connected."""
         session = make_session()
 
-        self.assertEqual(0, session.send_packets([b"packet"]))
+        self.assertEqual(0, session.send_packets([b"packet"], 0.0))
         self.assertEqual((0, 0), (session.packets_out, session.bytes_out))
 
     def test_own_addresses_are_its_sources(self) -> None:
