@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from zope.interface import Interface
+from zope.interface import Attribute, Interface
+
+from pyvpn.wire.datagram import Path
 
 
 class IPacketSink(Interface):
@@ -23,8 +25,21 @@ class ICarrier(Interface):
     router counts that for the session.
     """
 
+    refusal = Attribute("Why it takes no more: the word that the rest is counted under.")
+
     def send_packets(packets: list[bytes], now: float) -> int:
         """Take *packets* in order at the time *now* (CLOCK_BOOTTIME seconds).
 
         Returns how many were accepted, from the front.  Never raises, never blocks.
+        """
+
+
+class IDatagramSink(Interface):
+    """Takes WireGuard messages for the network: the UDP port."""
+
+    def send_datagrams(datagrams: list[bytes], path: Path, tos: int) -> int:
+        """Send *datagrams* along *path*, with *tos* (DSCP and ECN) in their IP headers.
+
+        From the local address that *path* names, or one the kernel chooses.  Returns how many the
+        kernel took; the others are dropped and counted.  Never raises, never blocks.
         """

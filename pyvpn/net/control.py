@@ -27,6 +27,7 @@ from pyvpn.errors import PeerError, PyvpnError
 from pyvpn.interfaces import ICarrier
 from pyvpn.net.link_owner import LinkClosed, LinkOwner, TransactionTimeout, VersionRefused
 from pyvpn.net.valve import Valve, tune
+from pyvpn.tunnel.counters import Drop
 from pyvpn.wire.command import (
     LIMIT,
     LIMIT_BEFORE_LOG_IN,
@@ -293,6 +294,8 @@ class ControlLink(Int32StringReceiver):
             self.transport.write(frame)
         else:
             self.abort(PeerError("does not read what it asks for"))
+
+    refusal = Drop.QUEUE_FULL
 
     def send_packets(self, packets: list[bytes], now: float) -> int:
         if self.is_closed or not self._valve.open:

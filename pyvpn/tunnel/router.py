@@ -6,7 +6,8 @@ Rules of this file:
   lies in the sessions (:class:`~pyvpn.tunnel.session.Session` says whose ``sources`` and
   ``reachable`` these are).
 * Packets of one flow leave in the order they came, and each sink is called once a batch.
-* Nothing here raises because of a packet.  What is refused is counted, with the reason.
+* Nothing here raises because of a packet.  What is refused is counted, with the reason, and who
+  on this host's side sent a packet to nobody is told so (ICMP).
 """
 
 from __future__ import annotations
@@ -14,17 +15,27 @@ from __future__ import annotations
 from pyvpn.errors import Misuse
 from pyvpn.tunnel.ages import Ages
 from pyvpn.tunnel.counters import Counters, Drop
+from pyvpn.tunnel.flood import Bucket
 from pyvpn.tunnel.prefixes import Prefixes
 from pyvpn.tunnel.session import PacketSink, Session
+from pyvpn.wire.icmp import unreachable
 from pyvpn.wire.ip import endpoints_of
 
+ERRORS = 100.0
+"""ICMP errors a second that we send at most."""
+
 _UNROUTED6 = bytes(8)
+_NOT_THERE = frozenset({Drop.NO_CARRIER, Drop.NO_ENDPOINT})
 
 
 class Router:
     """Carries packets between one TUN and any number of sessions.
 
-    *counters* collects the drops of both directions.
+    Args:
+        counters: collects the drops of both directions.
+        one_link: this host and the sessions share a link, as with a plain WireGuard interface.
+            Multicast and link-local packets go where routes say, and what one session sends to
+            another goes by way of the kernel, whose routes and firewall decide.
     """
 
     def __init__(
@@ -33,8 +44,11 @@ class Router:
         counters: Counters,
         client_to_client: bool = False,
         expiry_seconds: float = 60.0,
+        one_link: bool = False,
     ) -> None:
         self._tun = tun
+        self._one_link = one_link
+        self._errors = Bucket(ERRORS, ERRORS)
         self.counters = counters
         self.client_to_client = client_to_client
         """Whether a session may send to another's addresses; may change at any time.  It decides
@@ -102,6 +116,10 @@ class Router:
             self.sessions.remove(network, length)
         return True
 
+    def routes_of(self, session: Session) -> set[tuple[bytes, int]]:
+        """Return the networks that :meth:`add_route` gave to *session*."""
+        return self._routes.get(session, set())
+
     # -- packets
 
     def packets_from_tun(self, packets: list[bytes], now: float) -> None:
@@ -111,6 +129,7 @@ class Router:
         """
         lookup = self.sessions.lookup
         batches: dict[Session, list[bytes]] = {}
+        nowhere: list[bytes] = []
         for packet in packets:
             ends = endpoints_of(packet)
             if ends is None:
@@ -118,17 +137,20 @@ class Router:
                 continue
             destination = ends[1]
             # Before the table: a default route to a session holds these addresses too.
-            if _stays_on_link(destination):
+            if not self._one_link and _stays_on_link(destination):
                 self.counters.drop(Drop.MULTICAST)
                 continue
             session = lookup(destination)
             if session is None:
                 self.counters.drop(Drop.NO_ROUTE)
+                nowhere.append(packet)
             elif session in batches:
                 batches[session].append(packet)
             else:
                 batches[session] = [packet]
-        self._deliver(batches, now)
+        nowhere += self._deliver(batches, now)
+        if nowhere:
+            self._answer_unreachable(nowhere, now)
 
     def packets_from_session(self, session: Session, packets: list[bytes], now: float) -> None:
         """Pass on what a session may send, to the TUN or to another session.
@@ -150,6 +172,11 @@ class Router:
             source, destination = ends
             if source not in sources:
                 self._refuse(session, Drop.SOURCE)
+                continue
+            if self._one_link:
+                to_tun.append(packet)
+                session.packets_in += 1
+                passed += len(packet)
                 continue
             if _stays_on_link(destination):
                 self._refuse(session, Drop.MULTICAST)
@@ -198,16 +225,31 @@ class Router:
 
     # -- inside
 
-    def _deliver(self, batches: dict[Session, list[bytes]], now: float) -> None:
+    def _deliver(self, batches: dict[Session, list[bytes]], now: float) -> list[bytes]:
+        """Give each session its packets; return those for sessions that cannot be reached."""
+        lost: list[bytes] = []
         for session, packets in batches.items():
-            if session.carrier is None:
-                self._refuse(session, Drop.NO_CARRIER, len(packets))
-            else:
-                left = len(packets) - session.send_packets(packets, now)
-                if left:
-                    self._refuse(session, Drop.QUEUE_FULL, left)
+            carrier = session.carrier
+            taken = session.send_packets(packets, now)
+            if taken < len(packets):
+                reason = Drop.NO_CARRIER if carrier is None else carrier.refusal
+                self._refuse(session, reason, len(packets) - taken)
+                if reason in _NOT_THERE:
+                    lost += packets[taken:]
+        return lost
 
-    def _refuse(self, session: Session, reason: Drop, n: int = 1) -> None:
+    def _answer_unreachable(self, packets: list[bytes], now: float) -> None:
+        answers: list[bytes] = []
+        for packet in packets:
+            if not self._errors.take(now):
+                break
+            answer = unreachable(packet)
+            if answer is not None:
+                answers.append(answer)
+        if answers:
+            self._tun.send_packets(answers)
+
+    def _refuse(self, session: Session, reason: str, n: int = 1) -> None:
         session.drops.drop(reason, n)
         self.counters.drop(reason, n)
 
@@ -215,6 +257,23 @@ class Router:
         holder = self.sessions.exact(network, length)
         if holder is not None and holder is not session:
             raise Misuse(f"{network.hex()}/{length} of {session} belongs to {holder}")
+
+
+class OwnRoutes:
+    """The addresses whose packets the router gives to one session: WireGuard's allowed IPs.
+
+    As a session's ``sources`` they are also the only ones that it may send from.
+    """
+
+    __slots__ = ("_session", "_table")
+
+    def __init__(self, router: Router, session: Session) -> None:
+        self._table = router.sessions
+        self._session = session
+
+    def __contains__(self, address: object) -> bool:
+        """Whether the longest network that holds the packed *address* is the session's."""
+        return isinstance(address, bytes) and self._table.lookup(address) is self._session
 
 
 def _stays_on_link(address: bytes) -> bool:

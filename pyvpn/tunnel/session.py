@@ -18,6 +18,10 @@ class PacketSink(Protocol):
 class Carrier(Protocol):
     """The deaf rooms' view of :class:`pyvpn.interfaces.ICarrier`."""
 
+    @property
+    def refusal(self) -> str:
+        """Why it takes no more, when it takes no more."""
+
     def send_packets(self, packets: list[bytes], now: float) -> int:
         """Take *packets* in order, drop the rest; return how many were taken."""
 

@@ -1,6 +1,9 @@
-"""The few facts of an IP packet that a router needs."""
+"""The few facts of an IP packet that a tunnel needs."""
 
 from __future__ import annotations
+
+NOT_ECT, ECT1, ECT0, CE = range(4)
+"""The two bits of explicit congestion notification (RFC 3168 section 5)."""
 
 
 def endpoints_of(packet: bytes) -> tuple[bytes, bytes] | None:
@@ -24,3 +27,57 @@ def endpoints_of(packet: bytes) -> tuple[bytes, bytes] | None:
     elif first >> 4 == 6 and size >= 40 and (packet[4] << 8 | packet[5]) + 40 == size:
         return packet[8:24], packet[24:40]
     return None
+
+
+def trimmed(padded: bytes) -> bytes | None:
+    """Return *padded* without what lies behind the end that its IP header states.
+
+    WireGuard pads packets to 16 bytes.  None when it is no IPv4 or IPv6 header or states more
+    than there is; whether the header is right in itself is for :func:`endpoints_of`.
+    """
+    size = len(padded)
+    if size < 20:
+        return None
+    version = padded[0] >> 4
+    if version == 4:
+        stated = padded[2] << 8 | padded[3]
+        if stated < 20:
+            return None
+    elif version == 6 and size >= 40:
+        stated = (padded[4] << 8 | padded[5]) + 40
+    else:
+        return None
+    if stated == size:
+        return padded
+    return padded[:stated] if stated < size else None
+
+
+def ecn_of(packet: bytes) -> int:
+    """Return the ECN field of *packet*, an IPv4 or IPv6 packet of at least two bytes."""
+    return packet[1] & 3 if packet[0] >> 4 == 4 else packet[1] >> 4 & 3
+
+
+def decapsulated(packet: bytes, outer: int) -> bytes | None:
+    """Return *packet* with what its tunnel learned of congestion; None when it must be dropped.
+
+    *outer* is the ECN field of the datagram it came in.  Congestion met outside becomes the
+    packet's own; a packet whose ends do not understand that is dropped, which they do understand.
+
+    Source: RFC 6040 section 4.2, figure 4.
+    """
+    inner = ecn_of(packet)
+    if outer == CE:
+        return None if inner == NOT_ECT else _with_ecn(packet, CE)
+    return _with_ecn(packet, ECT1) if outer == ECT1 and inner == ECT0 else packet
+
+
+def _with_ecn(packet: bytes, ecn: int) -> bytes:
+    if packet[0] >> 4 == 6:
+        return packet[:1] + bytes((packet[1] & 0xCF | ecn << 4,)) + packet[2:]
+    before = packet[1]
+    after = before & 0xFC | ecn
+    # RFC 1624: HC' = ~(~HC + ~m + m'), of which m is the header's first word.
+    total = (~(packet[10] << 8 | packet[11]) & 0xFFFF) + (~before & 0xFFFF) + after
+    total = (total & 0xFFFF) + (total >> 16)
+    total = ~((total & 0xFFFF) + (total >> 16)) & 0xFFFF
+    return packet[:1] + bytes((after,)) + packet[2:10] + total.to_bytes(2, "big") + packet[12:]

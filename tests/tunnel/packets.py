@@ -5,6 +5,8 @@ from __future__ import annotations
 import struct
 from ipaddress import ip_address
 
+from pyvpn.tunnel.counters import Drop
+
 
 def packed(address: str) -> bytes:
     """An address as the packet path knows it."""
@@ -27,6 +29,8 @@ def packet(source: str, destination: str, payload: bytes = b"") -> bytes:
 
 class KeepingSink:
     """Takes packets until it is full, and keeps them and the batches they came in."""
+
+    refusal = Drop.QUEUE_FULL
 
     def __init__(self, room: int = 10**6) -> None:
         self.room = room

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
+from pyvpn.wire.icmp import unreachable
 from tests.tunnel.office import ANNA4, ANNA6, BOB4, OFFICE4, OFFICE6, PUSHED, Server
 from tests.tunnel.packets import packed, packet_between
 
@@ -79,11 +80,15 @@ class EveryPacketTests(SynchronousTestCase):
     @settings(deadline=None)
     @given(any_packets)
     def test_from_tun(self, batch: list[bytes]) -> None:
-        """Each session gets exactly its packets, in order, and the others are counted."""
+        """Each session gets exactly its packets, in order; the others are counted.
+
+        Who sent to an address that nobody has is told so.
+        """
         server = Server()
         server.router.packets_from_tun(batch, 1.0)
 
         expected: dict[str, list[bytes]] = {"anna": [], "bob": []}
+        told: list[bytes] = []
         dropped = Counter[str]()
         for one in batch:
             ends = ends_of(one)
@@ -98,8 +103,10 @@ class EveryPacketTests(SynchronousTestCase):
                 expected["bob"].append(one)
             else:
                 dropped["no-session-for-destination"] += 1
+                told.append(one)
         self.assertEqual(expected["anna"], server.to_anna.packets)
         self.assertEqual(expected["bob"], server.to_bob.packets)
         self.assertLessEqual(len(server.to_anna.batches), 1)
-        self.assertEqual([], server.tun.batches)
+        answers = [unreachable(one) for one in told]
+        self.assertEqual([one for one in answers if one], server.tun.packets)
         self.assertEqual(dropped, server.counters.dropped)

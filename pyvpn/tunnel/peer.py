@@ -1,0 +1,491 @@
+"""One WireGuard peer: three keypairs, the timers that renew them, and what waits for a key.
+
+The handshakes that we begin and those that the other end begins have separate states, so that
+two which cross both complete.  Timers are fields with the time at which they are due; one heap
+for all peers knows a lower bound of the earliest, so that a packet which puts a timer off
+costs an assignment.
+
+Sources: the WireGuard paper, sections 5.1, 5.4 and 6; the Linux kernel's ``timers.c`` and
+``noise.c``.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from itertools import groupby
+
+from pyvpn.crypto.cookie import CookieJar
+from pyvpn.crypto.keypair import (
+    REJECT_AFTER_MESSAGES,
+    REJECT_AFTER_TIME,
+    REKEY_AFTER_MESSAGES,
+    REKEY_AFTER_TIME,
+    Keypair,
+)
+from pyvpn.crypto.noise import InitiatorHandshake, TransportKeys
+from pyvpn.tunnel.counters import Drop
+from pyvpn.tunnel.surroundings import Surroundings
+from pyvpn.wire.datagram import Path
+from pyvpn.wire.ip import ecn_of
+
+NEVER = float("inf")
+LONG_AGO = float("-inf")
+
+REKEY_TIMEOUT = 5.0
+"""Seconds, as all times here, between two tries of a handshake."""
+REKEY_ATTEMPT_TIME = 90.0
+KEEPALIVE_TIMEOUT = 10.0
+"""After data came and nothing was sent for so long, a keepalive says that it did."""
+
+MOST_STAGED = 128
+"""Packets that wait for a key; the oldest make room."""
+MOST_RETRIES = int(REKEY_ATTEMPT_TIME / REKEY_TIMEOUT)
+ERASE_AFTER = 3 * REJECT_AFTER_TIME
+LAST_MINUTE = REJECT_AFTER_TIME - KEEPALIVE_TIMEOUT - REKEY_TIMEOUT
+"""Age of a keypair at which its initiator renews it although it only receives."""
+HANDSHAKE_TOS = 0x88
+"""DSCP AF41: handshakes before bulk."""
+
+
+class Peer:
+    """Whoever has the private half of *public*.  A carrier: see :class:`ICarrier`.
+
+    Made by :meth:`pyvpn.tunnel.wireguard.WireGuard.add_peer`.  Compared by identity.
+    """
+
+    __slots__ = (
+        "_attempts",
+        "_deadline",
+        "_erase_at",
+        "_initiation",
+        "_keepalive_at",
+        "_last_minute_done",
+        "_need_another_keepalive",
+        "_new_handshake_at",
+        "_persistent_at",
+        "_retransmit_at",
+        "_sent_handshake",
+        "_staged",
+        "_world",
+        "cookies",
+        "current",
+        "endpoint",
+        "heard",
+        "initiated",
+        "is_up",
+        "keepalive",
+        "last_handshake",
+        "mtu",
+        "newest_stamp",
+        "next",
+        "owner",
+        "preshared_key",
+        "previous",
+        "public",
+        "rx_bytes",
+        "shared",
+        "tx_bytes",
+    )
+
+    refusal = Drop.NO_ENDPOINT
+    """Why packets are not taken."""
+
+    def __init__(self, public: bytes, shared: bytes | None, world: Surroundings) -> None:
+        self.public = public
+        self.shared = shared
+        """Diffie-Hellman of both static keys; None with a key of low order: nothing is sent."""
+        self._world = world
+        self.preshared_key = bytes(32)
+        self.endpoint: Path | None = None
+        self.keepalive = 0
+        """Seconds of silence either way after which a keepalive is sent; 0 never."""
+        self.mtu = 0
+        """Packets are not padded beyond this; 0: unknown."""
+        self.owner: object = None
+        """Whose packets these are; for the owner of this object."""
+        self.is_up = True
+        self.cookies = CookieJar(public)
+        self.newest_stamp = bytes(12)
+        """TAI64N of the newest initiation that we answered; survives restarts if told to."""
+        self.initiated = LONG_AGO
+        """When that was."""
+        self.heard = LONG_AGO
+        """When anything authenticated last came."""
+        self.last_handshake = 0.0
+        """Unix time; 0 never."""
+        self.tx_bytes = 0
+        self.rx_bytes = 0
+        self.previous: Keypair | None = None
+        self.current: Keypair | None = None
+        self.next: Keypair | None = None
+        self._initiation: tuple[int, InitiatorHandshake] | None = None
+        self._staged: deque[bytes] = deque()
+        self._sent_handshake = LONG_AGO
+        self._attempts = 0
+        self._last_minute_done = False
+        self._need_another_keepalive = False
+        self._deadline = NEVER
+        self._retransmit_at = NEVER
+        self._keepalive_at = NEVER
+        self._new_handshake_at = NEVER
+        self._persistent_at = NEVER
+        self._erase_at = NEVER
+
+    # -- what the owner does
+
+    def send_packets(self, packets: list[bytes], now: float) -> int:
+        """Seal and send *packets*, or keep the newest until there is a key.
+
+        None is taken while there is no endpoint to send to.
+        """
+        if self.endpoint is None or not self.is_up:
+            return 0
+        if self._staged or not self._usable(now):
+            self._stage(packets)
+            self.send_staged(now)
+        else:
+            sent = self._transmit(packets, now)
+            if sent < len(packets):  # the keypair is used up
+                self._stage(packets[sent:])
+                self.initiate(now)
+        return len(packets)
+
+    def set_keepalive(self, seconds: int, now: float) -> None:
+        """Keep the path open with a packet after so many *seconds* of silence; 0: do not."""
+        switched_on = seconds and not self.keepalive
+        self.keepalive = seconds
+        if not seconds:
+            self._persistent_at = NEVER
+        elif switched_on:
+            self.send_keepalive(now)
+
+    def up(self, now: float) -> None:
+        """Take part again."""
+        if not self.is_up:
+            self.is_up = True
+            self._sent_handshake = LONG_AGO
+            if self.keepalive:
+                self.send_keepalive(now)
+
+    def down(self) -> None:
+        """Forget every key and everything that waits; nothing is sent from here on."""
+        self.is_up = False
+        self._staged.clear()
+        self.forget_keys()
+        self._deadline = self._retransmit_at = self._keepalive_at = NEVER
+        self._new_handshake_at = self._persistent_at = self._erase_at = NEVER
+        self._world.deadlines.discard(self)
+
+    def forget_keys(self) -> None:
+        """Erase all keypairs and the open handshake.
+
+        As far as Python can: the objects are let go, their memory is not overwritten.
+        """
+        for keypair in (self.previous, self.current, self.next):
+            self._retire(keypair)
+        self.previous = self.current = self.next = None
+        self._drop_initiation()
+
+    def renew_identity(self, shared: bytes | None) -> None:
+        """Our own key was replaced: what was agreed with the old one is only good to receive."""
+        self.shared = shared
+        self._drop_initiation()
+        self._retire(self.next)
+        self.next = None
+        if self.current is not None:
+            self._retire(self.previous)
+            self.previous, self.current = self.current, None
+        self._sent_handshake = LONG_AGO
+
+    @property
+    def staged(self) -> int:
+        """How many packets wait for a key."""
+        return len(self._staged)
+
+    @property
+    def keypairs(self) -> int:
+        """How many keypairs it has, at most three."""
+        return sum(one is not None for one in (self.previous, self.current, self.next))
+
+    # -- sending
+
+    def send_keepalive(self, now: float) -> None:
+        """Send what waits, or an empty packet; without a key, begin a handshake for it."""
+        if self.endpoint is None or not self.is_up:
+            return
+        if not self._staged:
+            self._staged.append(b"")
+        self.send_staged(now)
+
+    def send_staged(self, now: float) -> None:
+        """Send what waits, if there is a key; else see to it that there will be one."""
+        if not self._staged:
+            return
+        if not self._usable(now):
+            self.initiate(now)
+            return
+        packets = list(self._staged)
+        self._staged.clear()
+        sent = self._transmit(packets, now)
+        if sent < len(packets):
+            self._staged.extendleft(reversed(packets[sent:]))
+            self.initiate(now)
+
+    def initiate(self, now: float, again: bool = False) -> None:
+        """Begin a handshake, but none within 5 s of the last one, ours or answered.
+
+        *again*: as another try for the same need; those are counted, and end after 90 s.
+        """
+        world = self._world
+        if not again:
+            self._attempts = 0
+        if world.static is None or self.shared is None or self.endpoint is None:
+            return
+        if now - self._sent_handshake < REKEY_TIMEOUT:
+            if self._staged and self._retransmit_at == NEVER:
+                # Nothing else would bring us back here before the next packet.
+                self._retransmit_at = self._sent_handshake + REKEY_TIMEOUT + world.jitter()
+                self._schedule()
+            return
+        self._sent_handshake = now
+        self._drop_initiation()
+        index = world.new_index(self)
+        begun = InitiatorHandshake.begin(
+            world.static, self.public, self.shared, index, world.random(32), world.stamps.next()
+        )
+        if begun is None:
+            del world.indices[index]
+            return
+        state, message = begun
+        self._initiation = index, state
+        self._retransmit_at = now + REKEY_TIMEOUT + world.jitter()
+        self._send_handshake(self.cookies.add_macs(message, now), self.endpoint, now)
+
+    def respond(
+        self, keys: TransportKeys, index: int, message: bytes, path: Path, now: float
+    ) -> None:
+        """Answer an initiation that came along *path*: to there, whatever our endpoint is.
+
+        A replayed or forwarded initiation is authentic, and only what follows shows who sent it:
+        so the endpoint moves with the first packet under the new keys.
+        """
+        self._retire(self.previous)
+        self._retire(self.next)
+        self.previous = None
+        self.next = self._adopt(Keypair(index, keys, False, now))
+        self._sent_handshake = now
+        self._erase_at = now + ERASE_AFTER
+        self._send_handshake(self.cookies.add_macs(message, now), path, now)
+
+    def finish(self, keys: TransportKeys, path: Path, now: float) -> None:
+        """Use the *keys* that the answer to our initiation, come along *path*, has given us."""
+        assert self._initiation is not None
+        index, _ = self._initiation
+        self._initiation = None
+        keypair = self._adopt(Keypair(index, keys, True, now))
+        if self.next is None:
+            self._retire(self.previous)
+            self.previous = self.current
+        else:
+            # Both ends initiated: the other's keypair, which it may use already, only receives.
+            self._retire(self.previous)
+            self._retire(self.current)
+            self.previous, self.next = self.next, None
+        self.current = keypair
+        self._erase_at = now + ERASE_AFTER
+        self._move(path)
+        self._completed()
+        self.send_keepalive(now)  # the other end waits for a packet before it sends any
+
+    @property
+    def initiation(self) -> InitiatorHandshake | None:
+        """The handshake that we have begun and that is not answered yet."""
+        return None if self._initiation is None else self._initiation[1]
+
+    # -- receiving
+
+    def authenticated(self, size: int, now: float) -> None:
+        """Note that an authentic message of *size* bytes came."""
+        self.rx_bytes += size
+        self.heard = now
+        self._new_handshake_at = NEVER
+        if self.keepalive:
+            self._persistent_at = now + self.keepalive
+            self._schedule()
+
+    def confirmed(self, keypair: Keypair, now: float) -> None:
+        """The first packet came on our answer's *keypair*: now we may send on it too."""
+        self._retire(self.previous)
+        self.previous, self.current, self.next = self.current, keypair, None
+        self._completed()
+        self.send_staged(now)
+
+    def received_data(
+        self, keypair: Keypair, path: Path | None, some: bool, size: int, now: float
+    ) -> None:
+        """Note a run of *size* bytes of packets that opened with *keypair*.
+
+        Args:
+            path: where they came along; None when they were older than others before.
+            some: one of them at least was no keepalive.
+        """
+        if path is not None:
+            self._move(path)
+        self.authenticated(size, now)
+        if some:
+            if self._keepalive_at == NEVER:
+                self._keepalive_at = now + KEEPALIVE_TIMEOUT
+                self._schedule()
+            else:
+                self._need_another_keepalive = True
+        if (
+            keypair is self.current
+            and keypair.initiator
+            and not self._last_minute_done
+            and now - keypair.created >= LAST_MINUTE
+        ):
+            self._last_minute_done = True
+            self.initiate(now)
+
+    # -- time
+
+    def fire(self, now: float) -> None:
+        """Do what is due; then wait for the next."""
+        self._deadline = NEVER
+        if self._retransmit_at <= now:
+            self._retransmit_at = NEVER
+            self._try_again(now)
+        if self._keepalive_at <= now:
+            self._keepalive_at = NEVER
+            self.send_keepalive(now)
+            if self._need_another_keepalive:
+                self._need_another_keepalive = False
+                self._keepalive_at = now + KEEPALIVE_TIMEOUT
+        if self._new_handshake_at <= now:
+            self._new_handshake_at = NEVER
+            self._forget_source()
+            self.initiate(now)
+        if self._persistent_at <= now:
+            self._persistent_at = now + self.keepalive if self.keepalive else NEVER
+            self.send_keepalive(now)
+        if self._erase_at <= now:
+            self._erase_at = NEVER
+            self.forget_keys()
+        self._schedule()
+
+    # -- inside
+
+    def _usable(self, now: float) -> bool:
+        keypair = self.current
+        return (
+            keypair is not None
+            and now - keypair.created < REJECT_AFTER_TIME
+            and keypair.counter < REJECT_AFTER_MESSAGES
+        )
+
+    def _stage(self, packets: list[bytes]) -> None:
+        staged = self._staged
+        staged.extend(packets)
+        surplus = len(staged) - MOST_STAGED
+        if surplus > 0:
+            self._world.counters.drop(Drop.STAGED_FULL, surplus)
+            for _ in range(surplus):
+                staged.popleft()
+
+    def _transmit(self, packets: list[bytes], now: float) -> int:
+        keypair, path = self.current, self.endpoint
+        assert keypair is not None
+        assert path is not None
+        datagrams = keypair.seal(packets, self.mtu)
+        send = self._world.outside.send_datagrams
+        marks = [ecn_of(packet) if packet else 0 for packet in packets[: len(datagrams)]]
+        if not any(marks):
+            send(datagrams, path, 0)
+        else:
+            first = 0
+            for mark, run in groupby(marks):
+                after = first + len(list(run))
+                send(datagrams[first:after], path, mark)
+                first = after
+        self.tx_bytes += sum(map(len, datagrams))
+        self._sent(now)
+        if self._new_handshake_at == NEVER and any(packets):
+            self._new_handshake_at = now + KEEPALIVE_TIMEOUT + REKEY_TIMEOUT + self._world.jitter()
+            self._schedule()
+        if keypair.counter > REKEY_AFTER_MESSAGES or (
+            keypair.initiator and now - keypair.created >= REKEY_AFTER_TIME
+        ):
+            self.initiate(now)
+        return len(datagrams)
+
+    def _send_handshake(self, message: bytes, path: Path, now: float) -> None:
+        self.tx_bytes += len(message)
+        self._sent(now)
+        self._schedule()
+        self._world.outside.send_datagrams([message], path, HANDSHAKE_TOS)
+
+    def _sent(self, now: float) -> None:
+        self._keepalive_at = NEVER
+        if self.keepalive:
+            self._persistent_at = now + self.keepalive
+            self._schedule()
+
+    def _try_again(self, now: float) -> None:
+        if self._attempts > MOST_RETRIES:
+            self._keepalive_at = NEVER
+            if self._staged:
+                self._world.counters.drop(Drop.NO_ANSWER, len(self._staged))
+                self._staged.clear()
+            if self._erase_at == NEVER:
+                self._erase_at = now + ERASE_AFTER
+            return
+        self._attempts += 1
+        self._forget_source()
+        self.initiate(now, again=True)
+
+    def _completed(self) -> None:
+        self._retransmit_at = NEVER
+        self._attempts = 0
+        self._last_minute_done = False
+        self.last_handshake = self._world.unix()
+        self._world.changed.add(self)
+
+    def _move(self, path: Path) -> None:
+        if path != self.endpoint:
+            self.endpoint = path
+            self._world.changed.add(self)
+
+    def _forget_source(self) -> None:
+        """Our own address may be what is wrong: let the kernel choose again."""
+        if self.endpoint is not None:
+            self.endpoint = self.endpoint._replace(local=b"", interface=0)
+
+    def _adopt(self, keypair: Keypair) -> Keypair:
+        self._world.indices[keypair.local_index] = (self, keypair)
+        return keypair
+
+    def _retire(self, keypair: Keypair | None) -> None:
+        if keypair is not None:
+            self._world.indices.pop(keypair.local_index, None)
+
+    def _drop_initiation(self) -> None:
+        if self._initiation is not None:
+            self._world.indices.pop(self._initiation[0], None)
+            self._initiation = None
+
+    def _schedule(self) -> None:
+        """Be woken for the earliest timer; to be called when one was set."""
+        due = min(
+            self._retransmit_at,
+            self._keepalive_at,
+            self._new_handshake_at,
+            self._persistent_at,
+            self._erase_at,
+        )
+        if due < self._deadline:
+            self._deadline = due
+            self._world.deadlines.set(self, due)
+
+    def __repr__(self) -> str:
+        """The beginning of its public key, and where it is."""
+        return f"<Peer {self.public[:4].hex()} at {self.endpoint}>"

@@ -1,0 +1,328 @@
+"""The WireGuard protocol for one static key and any number of peers.
+
+Datagrams come in as runs: consecutive ones from one path.  Data is opened at once.  Handshake
+messages are checked as far as that is cheap, answered with a cookie when too many wait, and
+else queued: the owner calls :meth:`WireGuard.work` between other things, so that nobody's
+handshake delays anybody's packets.
+
+Nothing here raises because of a datagram.  What is refused is counted with its reason.
+
+Sources: the WireGuard paper; the Linux kernel's ``receive.c``.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+
+from pyvpn.crypto.cookie import CookieChecker
+from pyvpn.crypto.keypair import REJECT_AFTER_TIME, Keypair, Refused
+from pyvpn.crypto.noise import open_static
+from pyvpn.crypto.tai64n import Stamps
+from pyvpn.crypto.x25519 import StaticKey
+from pyvpn.tunnel.counters import Counters, Drop
+from pyvpn.tunnel.flood import COOKIES, COOKIES_BURST, MOST_WAITING, Bucket, Load, SourceRates
+from pyvpn.tunnel.peer import Peer
+from pyvpn.tunnel.surroundings import DatagramSink, Surroundings
+from pyvpn.wire.datagram import (
+    COOKIE_REPLY,
+    DATA,
+    INITIATION,
+    CookieReply,
+    Initiation,
+    Path,
+    Response,
+    kind_of,
+)
+from pyvpn.wire.ip import NOT_ECT, decapsulated, trimmed
+
+HANDSHAKES_AT_ONCE = 8
+"""Worked off in one go: some four milliseconds."""
+INITIATION_INTERVAL = 0.02
+"""Seconds between two initiations that one peer may begin."""
+
+_NO_MAC = bytes(16)
+_REASONS = {Refused.TAG: Drop.BAD_TAG, Refused.REPLAY: Drop.REPLAYED}
+
+
+class WireGuard:
+    """One side of any number of tunnels.
+
+    Args:
+        deliver: takes the inner packets that a peer sent, whole and trimmed; their addresses are
+            not checked yet.
+        trusted: whether a packed address stands for many clients and has no limit of its own.
+        others: as :class:`~pyvpn.tunnel.surroundings.Surroundings` takes them.
+    """
+
+    def __init__(
+        self,
+        outside: DatagramSink,
+        deliver: Callable[[Peer, list[bytes], float], None],
+        *,
+        random: Callable[[int], bytes],
+        stamps: Stamps,
+        unix: Callable[[], float],
+        counters: Counters,
+        trusted: Callable[[bytes], bool] = lambda address: False,
+    ) -> None:
+        self._world = Surroundings(outside, random, stamps, unix, counters)
+        self._outside = outside
+        self._deliver = deliver
+        self._trusted = trusted
+        self.counters = counters
+        self.peers: dict[bytes, Peer] = {}
+        """By public key; to be changed by the methods below only."""
+        self.handshakes = 0
+        """Completed, in either role."""
+        self._checker: CookieChecker | None = None
+        self._waiting: deque[tuple[bytes, Path]] = deque()
+        self._load = Load()
+        self._sources = SourceRates()
+        self._cookies = Bucket(COOKIES, COOKIES_BURST)
+
+    # -- what the owner sets
+
+    @property
+    def static(self) -> StaticKey | None:
+        """Our own key."""
+        return self._world.static
+
+    def set_private_key(self, private: bytes | None) -> None:
+        """Be whoever has this key (32 bytes) from now on; None: nobody.
+
+        A peer with the same public key is removed.  Sessions agreed with the old key end: each
+        peer makes a new handshake with its next packet.
+        """
+        self._world.static = static = None if private is None else StaticKey(private)
+        self._waiting.clear()
+        if static is None:
+            self._checker = None
+        else:
+            self._checker = CookieChecker(static.public, self._world.random)
+            self.remove_peer(static.public)
+        for peer in self.peers.values():
+            peer.renew_identity(None if static is None else static.shared(peer.public))
+
+    def add_peer(self, public: bytes) -> Peer | None:
+        """Return the peer with that public key (32 bytes), made if it is new; None: it is ours."""
+        static = self._world.static
+        if static is not None and public == static.public:
+            return None
+        peer = self.peers.get(public)
+        if peer is None:
+            shared = None if static is None else static.shared(public)
+            peer = self.peers[public] = Peer(public, shared, self._world)
+        return peer
+
+    def remove_peer(self, public: bytes) -> bool:
+        """Forget that peer with all its keys; False when there is none."""
+        peer = self.peers.pop(public, None)
+        if peer is None:
+            return False
+        peer.down()
+        self._world.changed.discard(peer)
+        return True
+
+    def take_changed(self) -> set[Peer]:
+        """Return the peers whose endpoint or newest timestamp has changed, once each."""
+        changed, self._world.changed = self._world.changed, set()
+        return changed
+
+    # -- time
+
+    @property
+    def next_due(self) -> float:
+        """No timer is due before this."""
+        oldest = self._world.deadlines.oldest()
+        return float("inf") if oldest is None else oldest[0]
+
+    def tick(self, now: float) -> None:
+        """Do what is due; costs that, not how many peers there are."""
+        deadlines = self._world.deadlines
+        while (oldest := deadlines.oldest()) is not None and oldest[0] <= now:
+            deadlines.discard(oldest[1])
+            oldest[1].fire(now)
+
+    # -- datagrams
+
+    def received(self, datagrams: list[bytes], path: Path, ecn: int, now: float) -> None:
+        """Take a run of datagrams that came along *path*, all with the outer ECN field *ecn*."""
+        data: list[bytes] | None = None
+        for datagram in datagrams:
+            kind = kind_of(datagram)
+            if kind == DATA:
+                if data is None:
+                    data = [datagram]
+                else:
+                    data.append(datagram)
+            elif kind == 0:
+                self.counters.drop(Drop.JUNK)
+            elif kind == COOKIE_REPLY:
+                self._cookie(CookieReply.parse(datagram), now)
+            else:
+                self._handshake(kind, datagram, path, now)
+        if data is not None:
+            self._data(data, path, ecn, now)
+
+    def work(self, now: float) -> bool:
+        """Work on some of the handshakes that wait; True while more do."""
+        waiting = self._waiting
+        for _ in range(min(HANDSHAKES_AT_ONCE, len(waiting))):
+            message, path = waiting.popleft()
+            if message[0] == INITIATION:
+                self._initiation(message, path, now)
+            else:
+                self._response(message, path, now)
+        return bool(waiting)
+
+    # -- data
+
+    def _data(self, datagrams: list[bytes], path: Path, ecn: int, now: float) -> None:
+        indices = self._world.indices
+        first, count = 0, len(datagrams)
+        while first < count:
+            index = datagrams[first][4:8]
+            after = first + 1
+            while after < count and datagrams[after][4:8] == index:
+                after += 1
+            run = datagrams if after - first == count else datagrams[first:after]
+            first = after
+            peer, keypair = indices.get(int.from_bytes(index, "little"), (None, None))
+            if peer is None or keypair is None:
+                self.counters.drop(Drop.UNKNOWN_INDEX, len(run))
+            elif now - keypair.created >= REJECT_AFTER_TIME:
+                self.counters.drop(Drop.EXPIRED_KEY, len(run))
+            else:
+                self._run(peer, keypair, run, path, ecn, now)
+
+    def _run(
+        self, peer: Peer, keypair: Keypair, run: list[bytes], path: Path, ecn: int, now: float
+    ) -> None:
+        """Open a run of data messages for one keypair."""
+        receive = keypair.receive
+        newest = keypair.window.highest
+        packets: list[bytes] = []
+        size = authentic = data = 0
+        for datagram in run:
+            packet = receive(datagram)
+            if isinstance(packet, Refused):
+                self.counters.drop(_REASONS[packet])
+                continue
+            authentic += 1
+            size += len(datagram)
+            if not packet:
+                continue
+            data += 1
+            whole = trimmed(packet)
+            if whole is None:
+                self.counters.drop(Drop.MALFORMED)
+                continue
+            if ecn != NOT_ECT:
+                whole = decapsulated(whole, ecn)
+                if whole is None:
+                    self.counters.drop(Drop.CONGESTED)
+                    continue
+            packets.append(whole)
+        if not authentic:
+            return
+        if keypair is peer.next:
+            self.handshakes += 1
+            # First the move: what waits for the key goes to where it has been proved.
+            peer.received_data(keypair, path, data > 0, size, now)
+            peer.confirmed(keypair, now)
+        else:
+            newer = keypair.window.highest > newest  # a straggler does not move the endpoint back
+            peer.received_data(keypair, path if newer else None, data > 0, size, now)
+        if packets:
+            self._deliver(peer, packets, now)
+
+    # -- handshakes
+
+    def _handshake(self, kind: int, message: bytes, path: Path, now: float) -> None:
+        """Check what is cheap to check, and keep the message for :meth:`work`."""
+        checker = self._checker
+        if checker is None or not checker.mac1_valid(message):
+            self.counters.drop(Drop.NOT_OURS)
+            return
+        if kind != INITIATION and not self._is_awaited(message):
+            self.counters.drop(Drop.UNKNOWN_INDEX)
+            return
+        waiting = len(self._waiting)
+        if self._load.under(waiting, now):
+            # Zeros are what everybody sends who has no cookie: not worth a hash.
+            if message[-16:] == _NO_MAC or not checker.mac2_valid(message, path.key, now):
+                if self._cookies.take(now):
+                    self.counters.drop(Drop.COOKIE_DEMANDED)
+                    reply = checker.reply(message, path.key, now)
+                    self._outside.send_datagrams([reply], path, 0)
+                else:
+                    self.counters.drop(Drop.COOKIE_LIMIT)
+                return
+            if not self._trusted(path.host) and not self._sources.take(path.host, now):
+                self.counters.drop(Drop.SOURCE_LIMIT)
+                return
+        if waiting >= MOST_WAITING:
+            self.counters.drop(Drop.QUEUED_TOO_MANY)
+            return
+        self._waiting.append((message, path))
+
+    def _is_awaited(self, response: bytes) -> bool:
+        entry = self._world.indices.get(int.from_bytes(response[8:12], "little"))
+        return entry is not None and entry[1] is None
+
+    def _initiation(self, data: bytes, path: Path, now: float) -> None:
+        static = self._world.static
+        if static is None:
+            return
+        message = Initiation.parse(data)
+        half = open_static(message, static)
+        if half is None:
+            self.counters.drop(Drop.BAD_HANDSHAKE)
+            return
+        peer = self.peers.get(half.peer_public)
+        if peer is None or peer.shared is None or not peer.is_up:
+            self.counters.drop(Drop.UNKNOWN_PEER)
+            return
+        stamp = half.open_timestamp(peer.shared)
+        if stamp is None:
+            self.counters.drop(Drop.BAD_HANDSHAKE)
+            return
+        if stamp <= peer.newest_stamp:
+            self.counters.drop(Drop.OLD_TIMESTAMP)
+            return
+        if now - peer.initiated < INITIATION_INTERVAL:
+            self.counters.drop(Drop.TOO_SOON)
+            return
+        index = self._world.new_index(peer)
+        answer = half.respond(peer.public, peer.preshared_key, index, self._world.random(32))
+        if answer is None:
+            del self._world.indices[index]
+            self.counters.drop(Drop.BAD_HANDSHAKE)
+            return
+        peer.newest_stamp, peer.initiated = stamp, now
+        self._world.changed.add(peer)
+        peer.authenticated(len(data), now)
+        peer.respond(answer[0], index, answer[1], path, now)
+
+    def _response(self, data: bytes, path: Path, now: float) -> None:
+        message = Response.parse(data)
+        peer, keypair = self._world.indices.get(message.receiver, (None, None))
+        static = self._world.static
+        if peer is None or keypair is not None or peer.initiation is None or static is None:
+            self.counters.drop(Drop.UNKNOWN_INDEX)  # answered meanwhile, or begun anew
+            return
+        keys = peer.initiation.finish(message, static, peer.preshared_key)
+        if keys is None:
+            self.counters.drop(Drop.BAD_HANDSHAKE)
+            return
+        self.handshakes += 1
+        peer.authenticated(len(data), now)
+        peer.finish(keys, path, now)
+
+    def _cookie(self, reply: CookieReply, now: float) -> None:
+        peer, _ = self._world.indices.get(reply.receiver, (None, None))
+        if peer is None:
+            self.counters.drop(Drop.UNKNOWN_INDEX)
+        elif not peer.cookies.consume(reply, now):
+            self.counters.drop(Drop.BAD_COOKIE)

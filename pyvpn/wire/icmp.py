@@ -1,0 +1,74 @@
+"""What is said to a sender whose packet goes nowhere: "destination unreachable"."""
+
+from __future__ import annotations
+
+import struct
+
+from pyvpn.wire.ip import endpoints_of
+
+_ICMP4, _ICMP6 = 1, 58
+_UNREACHABLE4 = (3, 1)  # type 3, code 1: host unreachable
+_UNREACHABLE6 = (1, 3)  # type 1, code 3: address unreachable
+_MOST4 = 576  # bytes of an ICMP error, RFC 1812 section 4.3.2.3
+_MOST6 = 1280  # RFC 4443 section 3.1
+_QUERIES4 = frozenset({0, 8, 13, 14})  # the ICMP types that are no errors and may be answered
+
+
+def unreachable(packet: bytes) -> bytes | None:
+    """Return the ICMP error that tells the sender of *packet* that nobody has its destination.
+
+    Its source is that destination: an address of this host would be dropped as a martian by the
+    kernel that the error is handed to.  None where no error may be sent: for what is not one
+    whole packet, for a later fragment, for another error, from or to more than one host.
+
+    Sources: RFC 1122 section 3.2.2, RFC 1812 section 4.3.2.7, RFC 4443 section 2.4 (e).
+    """
+    ends = endpoints_of(packet)
+    if ends is None:
+        return None
+    source, destination = ends
+    if len(source) == 4:
+        return _unreachable4(packet, source, destination)
+    return _unreachable6(packet, source, destination)
+
+
+def _unreachable4(packet: bytes, source: bytes, destination: bytes) -> bytes | None:
+    later_fragment = (packet[6] << 8 | packet[7]) & 0x1FFF
+    if later_fragment or not _one_host4(source) or not _one_host4(destination):
+        return None
+    if packet[9] == _ICMP4:
+        start = (packet[0] & 15) * 4
+        if len(packet) <= start or packet[start] not in _QUERIES4:
+            return None
+    quoted = packet[: _MOST4 - 28]
+    body = struct.pack("!BBHI", *_UNREACHABLE4, 0, 0) + quoted
+    body = body[:2] + checksum(body).to_bytes(2, "big") + body[4:]
+    # DSCP 0xC0, "internetwork control": RFC 1812 section 4.3.2.5.
+    header = struct.pack("!BBHHHBBH", 0x45, 0xC0, 20 + len(body), 0, 0, 64, _ICMP4, 0)
+    header += destination + source
+    return header[:10] + checksum(header).to_bytes(2, "big") + header[12:] + body
+
+
+def _unreachable6(packet: bytes, source: bytes, destination: bytes) -> bytes | None:
+    if not any(source) or source[0] == 0xFF or destination[0] == 0xFF:
+        return None
+    if packet[6] == _ICMP6 and (len(packet) <= 40 or packet[40] < 128):
+        return None
+    body = struct.pack("!BBHI", *_UNREACHABLE6, 0, 0) + packet[: _MOST6 - 48]
+    pseudo = destination + source + struct.pack("!II", len(body), _ICMP6)
+    body = body[:2] + checksum(pseudo + body).to_bytes(2, "big") + body[4:]
+    return struct.pack("!IHBB", 6 << 28, len(body), _ICMP6, 64) + destination + source + body
+
+
+def _one_host4(address: bytes) -> bool:
+    return 0 < address[0] < 224 and address[0] != 127
+
+
+def checksum(data: bytes) -> int:
+    """Return the Internet checksum of *data* (RFC 1071)."""
+    if len(data) % 2:
+        data += b"\0"
+    total: int = sum(struct.unpack(f"!{len(data) // 2}H", data))
+    while total >> 16:
+        total = (total & 0xFFFF) + (total >> 16)
+    return ~total & 0xFFFF
