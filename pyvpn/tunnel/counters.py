@@ -38,6 +38,8 @@ class Drop(StrEnum):
     UNKNOWN_INDEX = "unknown-receiver-index"
     """For no handshake or keypair of ours: old, or made up."""
     QUEUED_TOO_MANY = "handshake-queue-full"
+    QUEUED_TOO_LONG = "handshake-waited-too-long"
+    """Whoever sent it has given it up, and begun another."""
     COOKIE_DEMANDED = "cookie-demanded"
     """Under load; a cookie reply was sent instead."""
     COOKIE_LIMIT = "cookie-replies-limited"

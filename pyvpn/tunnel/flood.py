@@ -15,9 +15,17 @@ from pyvpn.tunnel.sources import source_of
 
 MOST_WAITING = 4096
 """Handshake messages that wait; the next ones are dropped."""
+LONGEST_WAIT = 4.0
+"""Seconds; after five an initiator begins anew and takes no answer to what it sent before.  Who
+works off the old ones first, on a machine that is too slow for all, never comes to the new ones
+in time: everybody would try for ever."""
 LOAD_WAITING = MOST_WAITING // 8
 LOAD_SECONDS = 1.0
 """How long we count as under load after it was last seen."""
+REFUSALS = 200.0
+"""Handshakes a second, and at once, that may cost us curve arithmetic and let nobody in.  With
+more of them we are under load, too, though the queue is short: a forger who stays below what we
+can work off would have a third of our time otherwise, and with cookies it is a tenth."""
 
 PER_SOURCE = 20.0
 PER_SOURCE_BURST = 5.0
@@ -83,12 +91,18 @@ class SourceRates:
 
 
 class Load:
-    """Whether so many handshakes wait that cookies are demanded."""
+    """Whether so many handshakes wait, or come to nothing, that cookies are demanded."""
 
-    __slots__ = ("_seen",)
+    __slots__ = ("_refusals", "_seen")
 
     def __init__(self) -> None:
+        self._refusals = Bucket(REFUSALS, REFUSALS)
         self._seen = float("-inf")
+
+    def refused(self, now: float) -> None:
+        """Note a handshake that was worked on, and was nobody's."""
+        if not self._refusals.take(now):
+            self._seen = now
 
     def under(self, waiting: int, now: float) -> bool:
         """Whether it is so with *waiting* messages, or was a moment ago."""

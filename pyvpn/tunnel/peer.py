@@ -5,6 +5,9 @@ two which cross both complete.  Timers are fields with the time at which they ar
 for all peers knows a lower bound of the earliest, so that a packet which puts a timer off
 costs an assignment.
 
+(A long file: every message touches keypairs, timers and what waits together, and the rules of one
+cannot be read without the others.)
+
 Sources: the WireGuard paper, sections 5.1, 5.4 and 6; the Linux kernel's ``timers.c`` and
 ``noise.c``.
 """
@@ -55,6 +58,7 @@ class Peer:
 
     __slots__ = (
         "_attempts",
+        "_crossed",
         "_deadline",
         "_erase_at",
         "_initiation",
@@ -119,6 +123,7 @@ class Peer:
         self.current: Keypair | None = None
         self.next: Keypair | None = None
         self._initiation: tuple[int, InitiatorHandshake] | None = None
+        self._crossed = False
         self._staged: deque[bytes] = deque()
         self._sent_handshake = LONG_AGO
         self._attempts = 0
@@ -207,6 +212,11 @@ class Peer:
         """How many keypairs it has, at most three."""
         return sum(one is not None for one in (self.previous, self.current, self.next))
 
+    def call_back(self, now: float) -> None:
+        """Begin a handshake, with no packet to send: three tries, where a need gets eighteen."""
+        self._attempts = MOST_RETRIES - 1
+        self.initiate(now, again=True)
+
     # -- sending
 
     def send_keepalive(self, now: float) -> None:
@@ -228,7 +238,7 @@ class Peer:
         self._staged.clear()
         sent = self._transmit(packets, now)
         if sent < len(packets):
-            self._staged.extendleft(reversed(packets[sent:]))
+            self._staged.extend(packets[sent:])
             self.initiate(now)
 
     def initiate(self, now: float, again: bool = False) -> None:
@@ -239,7 +249,7 @@ class Peer:
         world = self._world
         if not again:
             self._attempts = 0
-        if world.static is None or self.shared is None or self.endpoint is None:
+        if world.static is None or self.shared is None or self.endpoint is None or not self.is_up:
             return
         if now - self._sent_handshake < REKEY_TIMEOUT:
             if self._staged and self._retransmit_at == NEVER:
@@ -273,6 +283,7 @@ class Peer:
         self._retire(self.next)
         self.previous = None
         self.next = self._adopt(Keypair(index, keys, False, now))
+        self._crossed = False
         self._sent_handshake = now
         self._erase_at = now + ERASE_AFTER
         self._send_handshake(self.cookies.add_macs(message, now), path, now)
@@ -282,16 +293,10 @@ class Peer:
         assert self._initiation is not None
         index, _ = self._initiation
         self._initiation = None
-        keypair = self._adopt(Keypair(index, keys, True, now))
-        if self.next is None:
-            self._retire(self.previous)
-            self.previous = self.current
-        else:
-            # Both ends initiated: the other's keypair, which it may use already, only receives.
-            self._retire(self.previous)
-            self._retire(self.current)
-            self.previous, self.next = self.next, None
-        self.current = keypair
+        self._retire(self.previous)
+        self.previous, self.current = self.current, self._adopt(Keypair(index, keys, True, now))
+        # Both ends initiated?  Then `next` stays where it is: the other may use it already.
+        self._crossed = self.next is not None
         self._erase_at = now + ERASE_AFTER
         self._move(path)
         self._completed()
@@ -314,16 +319,29 @@ class Peer:
             self._schedule()
 
     def confirmed(self, keypair: Keypair, now: float) -> None:
-        """The first packet came on our answer's *keypair*: now we may send on it too."""
+        """The first packet came on our answer's *keypair*: now we may send on it too.
+
+        If both ends initiated there are two new keypairs, and both ends settle on that of the
+        smaller public key.  With one each, both would initiate at every renewal, cross again,
+        and lose what is on its way on the keypairs in ``previous``.
+        """
+        static = self._world.static
         self._retire(self.previous)
+        if self._crossed and static is not None and static.public < self.public:
+            self.previous, self.next = keypair, None
+            return
         self.previous, self.current, self.next = self.current, keypair, None
+        self._drop_initiation()  # a late answer would put us on a keypair that nobody uses
         self._completed()
         self.send_staged(now)
 
-    def received_data(
-        self, keypair: Keypair, path: Path | None, some: bool, size: int, now: float
-    ) -> None:
-        """Note a run of *size* bytes of packets that opened with *keypair*.
+    def is_superseded(self, keypair: Keypair) -> bool:
+        """Whether the other end has gone over from *keypair* to a newer one."""
+        current = self.current
+        return keypair is self.previous and current is not None and current.window.highest >= 0
+
+    def received_data(self, path: Path | None, some: bool, size: int, now: float) -> None:
+        """Note a run of *size* bytes of packets that opened.
 
         Args:
             path: where they came along; None when they were older than others before.
@@ -338,11 +356,12 @@ class Peer:
                 self._schedule()
             else:
                 self._need_another_keepalive = True
+        current = self.current
         if (
-            keypair is self.current
-            and keypair.initiator
+            current is not None
+            and current.initiator
             and not self._last_minute_done
-            and now - keypair.created >= LAST_MINUTE
+            and now - current.created >= LAST_MINUTE
         ):
             self._last_minute_done = True
             self.initiate(now)
@@ -352,6 +371,9 @@ class Peer:
     def fire(self, now: float) -> None:
         """Do what is due; then wait for the next."""
         self._deadline = NEVER
+        if self._erase_at <= now:  # first, or it would take what the others begin
+            self._erase_at = NEVER
+            self.forget_keys()
         if self._retransmit_at <= now:
             self._retransmit_at = NEVER
             self._try_again(now)
@@ -368,9 +390,6 @@ class Peer:
         if self._persistent_at <= now:
             self._persistent_at = now + self.keepalive if self.keepalive else NEVER
             self.send_keepalive(now)
-        if self._erase_at <= now:
-            self._erase_at = NEVER
-            self.forget_keys()
         self._schedule()
 
     # -- inside

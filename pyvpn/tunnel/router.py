@@ -25,7 +25,6 @@ ERRORS = 100.0
 """ICMP errors a second that we send at most."""
 
 _UNROUTED6 = bytes(8)
-_NOT_THERE = frozenset({Drop.NO_CARRIER, Drop.NO_ENDPOINT})
 
 
 class Router:
@@ -226,7 +225,7 @@ class Router:
     # -- inside
 
     def _deliver(self, batches: dict[Session, list[bytes]], now: float) -> list[bytes]:
-        """Give each session its packets; return those for sessions that cannot be reached."""
+        """Give each session its packets; return those for sessions of which nobody knows where."""
         lost: list[bytes] = []
         for session, packets in batches.items():
             carrier = session.carrier
@@ -234,7 +233,8 @@ class Router:
             if taken < len(packets):
                 reason = Drop.NO_CARRIER if carrier is None else carrier.refusal
                 self._refuse(session, reason, len(packets) - taken)
-                if reason in _NOT_THERE:
+                # Without a carrier it is about to come back: what asks again will be heard.
+                if reason == Drop.NO_ENDPOINT:
                     lost += packets[taken:]
         return lost
 

@@ -21,7 +21,15 @@ from pyvpn.crypto.noise import open_static
 from pyvpn.crypto.tai64n import Stamps
 from pyvpn.crypto.x25519 import StaticKey
 from pyvpn.tunnel.counters import Counters, Drop
-from pyvpn.tunnel.flood import COOKIES, COOKIES_BURST, MOST_WAITING, Bucket, Load, SourceRates
+from pyvpn.tunnel.flood import (
+    COOKIES,
+    COOKIES_BURST,
+    LONGEST_WAIT,
+    MOST_WAITING,
+    Bucket,
+    Load,
+    SourceRates,
+)
 from pyvpn.tunnel.peer import Peer
 from pyvpn.tunnel.surroundings import DatagramSink, Surroundings
 from pyvpn.wire.datagram import (
@@ -38,6 +46,10 @@ from pyvpn.wire.ip import NOT_ECT, decapsulated, trimmed
 
 HANDSHAKES_AT_ONCE = 8
 """Worked off in one go: some four milliseconds."""
+PEERS_AT_ONCE = 64
+"""Whose timers are looked at in one go: ten milliseconds if each begins a handshake.  After a
+machine has slept, those of all peers are due at once.
+"""
 INITIATION_INTERVAL = 0.02
 """Seconds between two initiations that one peer may begin."""
 
@@ -76,7 +88,7 @@ class WireGuard:
         self.handshakes = 0
         """Completed, in either role."""
         self._checker: CookieChecker | None = None
-        self._waiting: deque[tuple[bytes, Path]] = deque()
+        self._waiting: deque[tuple[bytes, Path, float]] = deque()  # ... and when it came
         self._load = Load()
         self._sources = SourceRates()
         self._cookies = Bucket(COOKIES, COOKIES_BURST)
@@ -92,9 +104,14 @@ class WireGuard:
         """Be whoever has this key (32 bytes) from now on; None: nobody.
 
         A peer with the same public key is removed.  Sessions agreed with the old key end: each
-        peer makes a new handshake with its next packet.
+        peer makes a new handshake with its next packet.  The key that is there already changes
+        nothing: ``wg syncconf`` sets it each time, and promises to disturb no session.
         """
-        self._world.static = static = None if private is None else StaticKey(private)
+        static = None if private is None else StaticKey(private)
+        before = self._world.static
+        if static is not None and before is not None and static.private == before.private:
+            return
+        self._world.static = static
         self._waiting.clear()
         if static is None:
             self._checker = None
@@ -137,10 +154,21 @@ class WireGuard:
         oldest = self._world.deadlines.oldest()
         return float("inf") if oldest is None else oldest[0]
 
+    @property
+    def waiting(self) -> int:
+        """How many handshake messages wait for :meth:`work`."""
+        return len(self._waiting)
+
     def tick(self, now: float) -> None:
-        """Do what is due; costs that, not how many peers there are."""
+        """Do what is due, for :data:`PEERS_AT_ONCE` at most; costs that, not how many there are.
+
+        What is left then is still due: :attr:`next_due` says so.
+        """
         deadlines = self._world.deadlines
-        while (oldest := deadlines.oldest()) is not None and oldest[0] <= now:
+        for _ in range(PEERS_AT_ONCE):
+            oldest = deadlines.oldest()
+            if oldest is None or oldest[0] > now:
+                return
             deadlines.discard(oldest[1])
             oldest[1].fire(now)
 
@@ -149,6 +177,7 @@ class WireGuard:
     def received(self, datagrams: list[bytes], path: Path, ecn: int, now: float) -> None:
         """Take a run of datagrams that came along *path*, all with the outer ECN field *ecn*."""
         data: list[bytes] | None = None
+        junk = 0
         for datagram in datagrams:
             kind = kind_of(datagram)
             if kind == DATA:
@@ -157,19 +186,25 @@ class WireGuard:
                 else:
                     data.append(datagram)
             elif kind == 0:
-                self.counters.drop(Drop.JUNK)
+                junk += 1
             elif kind == COOKIE_REPLY:
                 self._cookie(CookieReply.parse(datagram), now)
             else:
                 self._handshake(kind, datagram, path, now)
+        if junk:
+            self.counters.drop(Drop.JUNK, junk)
         if data is not None:
             self._data(data, path, ecn, now)
 
     def work(self, now: float) -> bool:
         """Work on some of the handshakes that wait; True while more do."""
-        waiting = self._waiting
-        for _ in range(min(HANDSHAKES_AT_ONCE, len(waiting))):
-            message, path = waiting.popleft()
+        waiting, left = self._waiting, HANDSHAKES_AT_ONCE
+        while waiting and left:
+            message, path, came = waiting.popleft()
+            if now - came > LONGEST_WAIT:
+                self.counters.drop(Drop.QUEUED_TOO_LONG)
+                continue
+            left -= 1
             if message[0] == INITIATION:
                 self._initiation(message, path, now)
             else:
@@ -229,11 +264,12 @@ class WireGuard:
         if keypair is peer.next:
             self.handshakes += 1
             # First the move: what waits for the key goes to where it has been proved.
-            peer.received_data(keypair, path, data > 0, size, now)
+            peer.received_data(path, data > 0, size, now)
             peer.confirmed(keypair, now)
         else:
-            newer = keypair.window.highest > newest  # a straggler does not move the endpoint back
-            peer.received_data(keypair, path if newer else None, data > 0, size, now)
+            # A straggler does not move the endpoint back.
+            newer = keypair.window.highest > newest and not peer.is_superseded(keypair)
+            peer.received_data(path if newer else None, data > 0, size, now)
         if packets:
             self._deliver(peer, packets, now)
 
@@ -265,7 +301,7 @@ class WireGuard:
         if waiting >= MOST_WAITING:
             self.counters.drop(Drop.QUEUED_TOO_MANY)
             return
-        self._waiting.append((message, path))
+        self._waiting.append((message, path, now))
 
     def _is_awaited(self, response: bytes) -> bool:
         entry = self._world.indices.get(int.from_bytes(response[8:12], "little"))
@@ -278,27 +314,27 @@ class WireGuard:
         message = Initiation.parse(data)
         half = open_static(message, static)
         if half is None:
-            self.counters.drop(Drop.BAD_HANDSHAKE)
+            self._refuse(Drop.BAD_HANDSHAKE, now)
             return
         peer = self.peers.get(half.peer_public)
         if peer is None or peer.shared is None or not peer.is_up:
-            self.counters.drop(Drop.UNKNOWN_PEER)
+            self._refuse(Drop.UNKNOWN_PEER, now)
             return
         stamp = half.open_timestamp(peer.shared)
         if stamp is None:
-            self.counters.drop(Drop.BAD_HANDSHAKE)
+            self._refuse(Drop.BAD_HANDSHAKE, now)
             return
         if stamp <= peer.newest_stamp:
-            self.counters.drop(Drop.OLD_TIMESTAMP)
+            self._refuse(Drop.OLD_TIMESTAMP, now)
             return
         if now - peer.initiated < INITIATION_INTERVAL:
-            self.counters.drop(Drop.TOO_SOON)
+            self._refuse(Drop.TOO_SOON, now)
             return
         index = self._world.new_index(peer)
         answer = half.respond(peer.public, peer.preshared_key, index, self._world.random(32))
         if answer is None:
             del self._world.indices[index]
-            self.counters.drop(Drop.BAD_HANDSHAKE)
+            self._refuse(Drop.BAD_HANDSHAKE, now)
             return
         peer.newest_stamp, peer.initiated = stamp, now
         self._world.changed.add(peer)
@@ -314,11 +350,16 @@ class WireGuard:
             return
         keys = peer.initiation.finish(message, static, peer.preshared_key)
         if keys is None:
-            self.counters.drop(Drop.BAD_HANDSHAKE)
+            self._refuse(Drop.BAD_HANDSHAKE, now)
             return
         self.handshakes += 1
         peer.authenticated(len(data), now)
         peer.finish(keys, path, now)
+
+    def _refuse(self, reason: Drop, now: float) -> None:
+        """Count a handshake that came to nothing, though it cost us an exchange."""
+        self.counters.drop(reason)
+        self._load.refused(now)
 
     def _cookie(self, reply: CookieReply, now: float) -> None:
         peer, _ = self._world.indices.get(reply.receiver, (None, None))

@@ -12,6 +12,9 @@ _UNREACHABLE6 = (1, 3)  # type 1, code 3: address unreachable
 _MOST4 = 576  # bytes of an ICMP error, RFC 1812 section 4.3.2.3
 _MOST6 = 1280  # RFC 4443 section 3.1
 _QUERIES4 = frozenset({0, 8, 13, 14})  # the ICMP types that are no errors and may be answered
+_EXTENSIONS6 = frozenset({0, 43, 60})  # hop-by-hop, routing, destination: RFC 8200 section 4
+_FRAGMENT6 = 44
+_MOST_EXTENSIONS6 = 8  # nobody has more for a good reason, and a packet has room for thousands
 
 
 def unreachable(packet: bytes) -> bytes | None:
@@ -52,12 +55,37 @@ def _unreachable4(packet: bytes, source: bytes, destination: bytes) -> bytes | N
 def _unreachable6(packet: bytes, source: bytes, destination: bytes) -> bytes | None:
     if not any(source) or source[0] == 0xFF or destination[0] == 0xFF:
         return None
-    if packet[6] == _ICMP6 and (len(packet) <= 40 or packet[40] < 128):
+    payload = _payload6(packet)
+    if payload is None:
+        return None
+    protocol, start = payload
+    if protocol == _ICMP6 and (len(packet) <= start or packet[start] < 128):
         return None
     body = struct.pack("!BBHI", *_UNREACHABLE6, 0, 0) + packet[: _MOST6 - 48]
     pseudo = destination + source + struct.pack("!II", len(body), _ICMP6)
     body = body[:2] + checksum(pseudo + body).to_bytes(2, "big") + body[4:]
     return struct.pack("!IHBB", 6 << 28, len(body), _ICMP6, 64) + destination + source + body
+
+
+def _payload6(packet: bytes) -> tuple[int, int] | None:
+    """Return the protocol behind all extension headers, and where it begins.
+
+    None for a later fragment, and where that cannot be told: it might be an error.
+    """
+    protocol, start = packet[6], 40
+    for _ in range(_MOST_EXTENSIONS6):
+        if protocol not in _EXTENSIONS6 and protocol != _FRAGMENT6:
+            return protocol, start
+        if start + 8 > len(packet):
+            return None
+        if protocol != _FRAGMENT6:
+            size = (packet[start + 1] + 1) * 8
+        elif (packet[start + 2] << 8 | packet[start + 3]) & 0xFFF8:
+            return None
+        else:
+            size = 8
+        protocol, start = packet[start], start + size
+    return None
 
 
 def _one_host4(address: bytes) -> bool:

@@ -16,6 +16,7 @@ from pyvpn.net import netlink
 from pyvpn.net.host import Host
 from pyvpn.net.table_locks import TableLocks
 from pyvpn.tunnel.counters import Counters, Drop
+from pyvpn.wire.icmp import unreachable
 from pyvpn.wire.messages import RegisterAnswer, Settings
 from tests.configfile import PIN
 from tests.net.at_once import AtOnce
@@ -74,13 +75,13 @@ class InterfaceCase(SynchronousTestCase):
         self.lost: list[str] = []
         self.make()
 
-    def make(self, tunnel: str = "") -> None:
+    def make(self, tunnel: str = "", protocol: str = "pyvpn") -> None:
         """The interface of a client with these lines in [tunnel]."""
         host = Host(self.mktemp(), "client")
         self.addCleanup(host.undo)
         self.interface = TunnelInterface(
             self.reactor,
-            self.config(tunnel),
+            self.config(tunnel, protocol),
             host,
             self.netlink,  # type: ignore[arg-type]  # see tests/net/at_once.py
             self.counters,
@@ -91,10 +92,12 @@ class InterfaceCase(SynchronousTestCase):
         self.carrier = KeepingSink()
         self.interface.session.attach(self.carrier, 0.0)
 
-    def config(self, tunnel: str = "") -> ClientConfig:
+    def config(self, tunnel: str = "", protocol: str = "pyvpn") -> ClientConfig:
         path = Path(self.mktemp())
+        native = f"pyvpn://anna@vpn.example.org:1?pin={PIN}"
+        server = native if protocol == "pyvpn" else "vpn.example.org"
         path.write_text(
-            f"[client]\nserver = pyvpn://anna@vpn.example.org:1?pin={PIN}\n[tunnel]\n{tunnel}\n"
+            f"[client]\nserver = {server}\nprotocol = {protocol}\n[tunnel]\n{tunnel}\n"
         )
         path.chmod(0o600)
         return load_client(path)
@@ -193,6 +196,41 @@ class AgreeTests(InterfaceCase):
         self.agree()
         self.assertEqual(1, len(self.from_server(packet("10.73.0.1", "10.73.0.2"))))
 
+    def point_to_point(self, server: str, *listed: str) -> RegisterAnswer:
+        """What a log-in by plain-udp amounts to."""
+        routes = (f"{server}/32", *listed)
+        return RegisterAnswer(True, "ok", address4="10.0.0.2/32", server4=server, routes=routes)
+
+    def test_point_to_point(self) -> None:
+        """A lease without a network: the other end is routed, and nobody beside it is let in."""
+        self.make()
+        self.agree(self.point_to_point("10.0.0.1"))
+
+        self.assertEqual(("routes", 51820, "10.0.0.1/32"), self.take()[-1])
+        self.assertEqual(1, len(self.from_here(packet("10.0.0.2", "10.0.0.1"))))
+        self.assertEqual(1, len(self.from_server(packet("10.0.0.1", "10.0.0.2"))))
+        self.assertEqual([], self.from_server(packet("10.0.0.3", "10.0.0.2")))
+
+    def test_point_to_point_list(self) -> None:
+        """Beside a list of networks the other end is routed if it is a private address."""
+        for server, routed in (("10.0.0.1", True), ("203.0.113.9", False)):
+            self.make("accept_routes = 192.168.77.0/24", protocol="plain-udp")
+            self.agree(self.point_to_point(server, "192.168.77.0/24"))
+            routes = self.take()[-1]
+            self.assertEqual(routed, f"{server}/32" in routes, server)
+            self.assertIn("192.168.77.0/24", routes)
+            self.interface.close()
+
+    def test_point_to_point_at_home(self) -> None:
+        """An address of a network here, ours or the server's, is not taken."""
+        self.own = ["10.0.0.0/24"]
+        self.failureResultOf(self.agreeing(self.point_to_point("10.0.9.1")), PeerError)
+        self.own = ["10.0.9.0/24"]
+        agreed = self.agree(self.point_to_point("10.0.9.1"))
+
+        self.assertEqual((ip_network("10.0.9.1/32"),), agreed.accepted.clashes)
+        self.assertEqual((), agreed.accepted.routes)
+
     def test_kernel_refuses(self) -> None:
         """A kernel that refuses is the host's fault."""
         self.netlink.failing = "_make_so"
@@ -206,7 +244,9 @@ class AgreeTests(InterfaceCase):
         self.agree()
         self.agree(RegisterAnswer(True, "ok", address4="10.99.0.5/24", routes=("10.9.0.0/16",)))
 
-        self.assertEqual([], self.from_here(packet("10.99.0.5", OFFICE_HOST)))
+        lost = packet("10.99.0.5", OFFICE_HOST)
+        self.assertEqual([], self.from_here(lost))
+        self.assertEqual([unreachable(lost)], self.system.get("pyvpnc0"))
         self.assertEqual(1, len(self.from_here(packet("10.99.0.5", "10.9.1.1"))))
         self.assertEqual([], self.from_server(packet("10.9.1.1", "10.73.0.2")))
         self.assertEqual(1, len(self.from_server(packet("10.9.1.1", "10.99.0.5"))))

@@ -10,6 +10,8 @@ import random
 from collections.abc import Callable
 from typing import NamedTuple
 
+from pyvpn.crypto.cookie import CookieJar
+from pyvpn.crypto.noise import InitiatorHandshake
 from pyvpn.crypto.tai64n import Stamps
 from pyvpn.tunnel.counters import Counters
 from pyvpn.tunnel.peer import Peer
@@ -44,19 +46,36 @@ class End:
         self.received: list[bytes] = []
         self.batches: list[tuple[Peer, list[bytes]]] = []
         self.counters = Counters()
+        self._random = random.Random(seed).randbytes
+        self._begin(random.Random(seed + 1000).randbytes(32))
+
+    def _begin(self, private: bytes, floor: bytes = b"") -> None:
+        self.stamps = Stamps(lambda: EPOCH + self.net.now, floor)
         self.wg = WireGuard(
             self,
-            self.deliver,
-            random=random.Random(seed).randbytes,
-            stamps=Stamps(lambda: EPOCH + net.now),
-            unix=lambda: EPOCH + net.now,
+            lambda peer, packets, now: self.deliver(peer, packets, now),
+            random=self._random,
+            stamps=self.stamps,
+            unix=lambda: EPOCH + self.net.now,
             counters=self.counters,
         )
-        self.wg.set_private_key(random.Random(seed + 1000).randbytes(32))
+        self.wg.set_private_key(private)
         assert self.wg.static is not None
         self.public = self.wg.static.public
 
+    def restart(self) -> None:
+        """Forget everything but keys, endpoints, and the timestamps that were written down."""
+        before = self.wg
+        assert before.static is not None
+        self._begin(before.static.private, self.stamps.last)
+        for public, old in before.peers.items():
+            peer = self.wg.add_peer(public)
+            assert peer is not None
+            for name in ("endpoint", "preshared_key", "keepalive", "mtu", "newest_stamp"):
+                setattr(peer, name, getattr(old, name))
+
     def send_datagrams(self, datagrams: list[bytes], path: Path, tos: int) -> int:
+        assert datagrams, "nothing to send"
         for datagram in datagrams:
             sent = Sent(self.net.now, bytes(datagram), path, tos)
             self.sent.append(sent)
@@ -87,6 +106,8 @@ class Net:
         self.flying: list[tuple[End, Sent]] = []
         self.ends: list[End] = []
         self.lose: Callable[[End, Sent], bool] = lambda end, sent: False
+        self.delay = 0.0
+        """Seconds that everything is on its way."""
         self.mark = 0
         """The ECN field that the network gives to everything not marked "not capable"."""
 
@@ -96,16 +117,21 @@ class Net:
         return end
 
     def settle(self) -> None:
-        """Let everything that flies arrive, and what is sent in answer too."""
+        """Let everything arrive that is due, and what is sent in answer too."""
         for _ in range(1000):
             flying, self.flying = self.flying, []
             for sender, sent in flying:
-                if not self.lose(sender, sent):
+                if not self.is_due(sent):
+                    self.flying.append((sender, sent))
+                elif not self.lose(sender, sent):
                     self.arrive(sender, sent)
             working = [end.wg.work(self.now) for end in self.ends]
-            if not self.flying and not any(working):
+            if not any(working) and not any(self.is_due(sent) for _, sent in self.flying):
                 return
         raise AssertionError("they talk for ever")
+
+    def is_due(self, sent: Sent) -> bool:
+        return sent.at + self.delay <= self.now + 1e-9
 
     def arrive(self, sender: End, sent: Sent) -> None:
         path = Path(sender.address, sender.port, local=sent.path.host)
@@ -117,10 +143,11 @@ class Net:
                 end.wg.received([sent.datagram], path, ecn, self.now)
 
     def run(self, seconds: float, step: float = 0.1) -> None:
-        """Let time pass, and everything happen that it brings about."""
+        """Let time pass, and everything happen that it brings about, each timer in time."""
         end = self.now + seconds
         while self.now < end - 1e-9:
-            self.now = min(end, self.now + step)
+            due = min(each.wg.next_due for each in self.ends)
+            self.now = min(end, self.now + step, max(due, self.now + 1e-6))
             for each in self.ends:
                 each.wg.tick(self.now)
             self.settle()
@@ -150,9 +177,60 @@ class Pair:
         self.to_right.send_packets([hello(load) for load in loads or (b"hello",)], self.net.now)
         self.net.settle()
 
+    def meet(self) -> None:
+        """Let left begin a session and both use it, so that nobody has anything left to say."""
+        self.from_left()
+        self.from_right()
+
     def from_right(self, *loads: bytes) -> None:
         self.to_left.send_packets([hello(load) for load in loads or (b"hello",)], self.net.now)
         self.net.settle()
+
+
+def state_of(peer: Peer) -> dict[str, object]:
+    """Everything a peer knows, to see that something has changed nothing of it."""
+    state: dict[str, object] = {
+        name: getattr(peer, name) for name in Peer.__slots__ if name not in ("cookies", "_world")
+    }
+    for name in ("previous", "current", "next"):
+        keypair = getattr(peer, name)
+        if keypair is not None:
+            window = keypair.window
+            state[name] = keypair, keypair.counter, window.highest, bytes(window._ring)
+    state["_staged"] = list(peer._staged)
+    return state
+
+
+def in_use(end: End) -> set[int]:
+    """The indices that the peers of *end* hold; its table has to have these and no others."""
+    held: list[int] = []
+    for peer in end.wg.peers.values():
+        keypairs = (peer.previous, peer.current, peer.next)
+        held += [keypair.local_index for keypair in keypairs if keypair is not None]
+        if peer.initiation is not None:
+            held.append(peer.initiation.sender)
+    assert len(held) == len(set(held))
+    return set(held)
+
+
+def initiation(of: End, to: End, stamp: bytes, index: int = 7, seed: int = 0) -> bytes:
+    """An initiation as *of* would send it at the time *stamp*."""
+    static = of.wg.static
+    assert static is not None
+    shared = static.shared(to.public)
+    assert shared is not None
+    ephemeral = random.Random(seed + 99).randbytes(32)
+    begun = InitiatorHandshake.begin(static, to.public, shared, index, ephemeral, stamp)
+    assert begun is not None
+    return CookieJar(to.public).add_macs(begun[1], 0.0)
+
+
+def hand_in(end: End, message: bytes, place: Path) -> list[Sent]:
+    """Give *message* to *end* and let it work; return what it sends at once."""
+    before = len(end.sent)
+    end.wg.received([message], place, 0, end.net.now)
+    end.wg.work(end.net.now)
+    return end.sent[before:]
 
 
 def hello(load: bytes = b"hello", tos: int = 0) -> bytes:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from pyvpn.wire.ip import endpoints_of
+from pyvpn.wire.ip import CE, decapsulated, ecn_of, endpoints_of, trimmed
 
 SOURCE4, DESTINATION4 = IPv4Address("10.73.0.2").packed, IPv4Address("192.168.77.20").packed
 SOURCE6, DESTINATION6 = IPv6Address("fd70::2").packed, IPv6Address("fd77::20").packed
@@ -67,3 +67,61 @@ class EndpointsTests(SynchronousTestCase):
             source, destination = endpoints
             self.assertEqual(len(source), len(destination))
             self.assertIn(len(source), (4, 16))
+
+
+class TrimmedTests(SynchronousTestCase):
+    """What WireGuard's padding leaves of a packet."""
+
+    def test_padding(self) -> None:
+        """What is behind the packet goes, and nothing else."""
+        for packet in (packet4(20), packet4(1420), packet4(60, words=15), packet6(0), packet6(99)):
+            self.assertIs(packet, trimmed(packet))
+            for more in (1, 15, 1000):
+                self.assertEqual(packet, trimmed(packet + bytes(more)))
+
+    def test_cut(self) -> None:
+        """A byte too few anywhere, and there is no packet."""
+        for packet in (packet4(100), packet6(60)):
+            for length in range(len(packet)):
+                self.assertIsNone(trimmed(packet[:length]))
+
+    def test_less_than_a_header(self) -> None:
+        """A packet that claims to be shorter than its own header is none."""
+        for length in range(20):
+            self.assertIsNone(trimmed(packet4(20)[:2] + struct.pack("!H", length) + bytes(96)))
+
+    def test_other_versions(self) -> None:
+        """What calls itself neither 4 nor 6 is no packet."""
+        for version in set(range(16)) - {4, 6}:
+            self.assertIsNone(trimmed(packet4(40, version=version)))
+            self.assertIsNone(trimmed(packet6(0, version=version)))
+
+    @given(st.binary(max_size=100), st.sampled_from((0x45, 0x60, 0x4F, 0x40)))
+    def test_junk(self, data: bytes, first: int) -> None:
+        """What comes back is a front part, of the length that it states."""
+        data = bytes((first,)) + data
+        packet = trimmed(data)
+        if packet is not None:
+            self.assertTrue(data.startswith(packet))
+            self.assertEqual(packet, trimmed(packet))
+            if endpoints_of(data) is not None:
+                self.assertIs(data, packet)
+
+
+class CongestionTests(SynchronousTestCase):
+    """The two bits of congestion, where they lie."""
+
+    def test_where(self) -> None:
+        """They are the lowest of the second byte in version 4, and in its middle in version 6."""
+        for ecn in range(4):
+            four = packet4(20)
+            self.assertEqual(ecn, ecn_of(four[:1] + bytes((0xFC | ecn,)) + four[2:]))
+            six = packet6(0)
+            self.assertEqual(ecn, ecn_of(six[:1] + bytes((0xCF | ecn << 4,)) + six[2:]))
+
+    def test_untouched(self) -> None:
+        """A packet that stays as it is, is not copied."""
+        for packet in (packet4(40), packet6(0)):
+            for outer in range(3):
+                self.assertIs(packet, decapsulated(packet, outer))
+            self.assertIsNone(decapsulated(packet, CE))

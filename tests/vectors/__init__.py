@@ -1,0 +1,1 @@
+"""Published test vectors, their sources named in each file."""
