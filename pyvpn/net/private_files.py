@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+import tempfile
 from pathlib import Path
 
 from pyvpn.errors import ConfigError, HostError
@@ -58,23 +59,59 @@ def write_private(path: Path, data: bytes) -> None:
     beside = path.with_name(f".{path.name}.new")
     try:
         beside.unlink(missing_ok=True)  # left by a crash
-        descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        descriptor = os.open(beside, flags, 0o600)
         try:
-            with open(descriptor, "wb") as file:
-                file.write(data)
-                file.flush()
-                # Root may prepare the place of a server that runs as somebody else.
-                owner = path.parent.stat()
-                if os.geteuid() == 0 != owner.st_uid:
-                    os.fchown(descriptor, owner.st_uid, owner.st_gid)
-                os.fsync(descriptor)
+            _write(descriptor, data, path.parent)
             beside.replace(path)
         except OSError:
             beside.unlink(missing_ok=True)
             raise
         _sync(path.parent)
     except OSError as error:
-        raise HostError(f"{path}: cannot be written: {error.strerror}") from error
+        raise _not_written(path, error) from error
+
+
+def make_private(path: Path, data: bytes) -> bytes:
+    """Make *path* hold *data*, 0600, unless it is there; return what it holds.
+
+    Of any number of processes that do so at once, one makes the file, and all get its data.
+
+    Raises:
+        ConfigError: it is there, and others may read or change it.
+        HostError: no permission, no space.
+    """
+    try:
+        descriptor, beside = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)  # 0600
+        try:
+            _write(descriptor, data, path.parent)
+            os.link(beside, path)  # unlike a rename it replaces nothing
+        except FileExistsError:
+            pass
+        finally:
+            os.unlink(beside)
+        _sync(path.parent)
+    except OSError as error:
+        raise _not_written(path, error) from error
+    held = read_private(path)
+    if held is None:
+        raise HostError(f"{path} was made and has vanished: who else works in there?")
+    return held
+
+
+def _write(descriptor: int, data: bytes, directory: Path) -> None:
+    with open(descriptor, "wb") as file:
+        file.write(data)
+        file.flush()
+        # Root may prepare the place of a server that runs as somebody else.
+        owner = directory.stat()
+        if os.geteuid() == 0 != owner.st_uid:
+            os.fchown(descriptor, owner.st_uid, owner.st_gid)
+        os.fsync(descriptor)
+
+
+def _not_written(path: Path, error: OSError) -> HostError:
+    return HostError(f"{path}: cannot be written: {error.strerror}")
 
 
 def _sync(directory: Path) -> None:

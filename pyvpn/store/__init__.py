@@ -2,6 +2,24 @@
 
 from __future__ import annotations
 
-from pyvpn.store.records import AddressTaken, Device, Gone, NameTaken, TooManyDevices, User
+from pyvpn.store.records import (
+    AddressTaken,
+    Device,
+    Gone,
+    KeyTaken,
+    NameTaken,
+    Remembered,
+    TooManyDevices,
+    User,
+)
 
-__all__ = ["AddressTaken", "Device", "Gone", "NameTaken", "TooManyDevices", "User"]
+__all__ = [
+    "AddressTaken",
+    "Device",
+    "Gone",
+    "KeyTaken",
+    "NameTaken",
+    "Remembered",
+    "TooManyDevices",
+    "User",
+]

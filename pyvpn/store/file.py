@@ -110,6 +110,8 @@ def read_error(path: Path, error: sqlite3.Error) -> HostError:
         return HostError(f"{path}: no space left: free some on that disk, nothing was changed")
     if kind in _LOCKED:
         return HostError(f"{path}: another process keeps it locked: see `fuser -v {path}`")
+    if kind in _FORBIDDEN and _is_read_only(path):
+        return HostError(f"{path}: its disk is mounted read-only: see `findmnt -T {path.parent}`")
     if kind in _FORBIDDEN:
         return HostError(f"{path}: {error}: run this as root, or as the server's own user")
     if kind in _DAMAGED or kind == sqlite3.SQLITE_ERROR:
@@ -121,6 +123,14 @@ def _is_full(path: Path) -> bool:
     """Whether the disk is: SQLite calls it an I/O error where it cannot map its -shm."""
     try:
         return os.statvfs(path.parent).f_bavail == 0
+    except OSError:
+        return False
+
+
+def _is_read_only(path: Path) -> bool:
+    """Whether the disk is, for root too: SQLite says only that it cannot open something there."""
+    try:
+        return bool(os.statvfs(path.parent).f_flag & os.ST_RDONLY)
     except OSError:
         return False
 

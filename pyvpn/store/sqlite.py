@@ -1,20 +1,13 @@
-"""The store on one machine: a SQLite file in the state directory.
-
-Rules of this file: a method has committed when it returns and changed nothing when it raises;
-every ``sqlite3`` error leaves as one of ours; nothing here reads a clock.
-"""
+"""The store on one machine: a SQLite file in the state directory."""
 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from pathlib import Path
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-from pyvpn.errors import HostError, Misuse
-from pyvpn.store.file import check_file, make_file, read_error
 from pyvpn.store.records import AddressTaken, Device, Gone, NameTaken, TooManyDevices, User
+from pyvpn.store.wireguard import DEVICE, LEASE, WireGuardRecords, lease_of
 from pyvpn.tunnel.leases import Lease
 
 FILE_NAME = "users.sqlite"
@@ -22,47 +15,19 @@ FILE_NAME = "users.sqlite"
 
 DEVICES_PER_USER = 32  # people have few; a stolen password must not fill the disk
 
-BUSY_SECONDS = 5.0
-
-SCHEMA_VERSION = 1
-_APPLICATION = 0x7079766E  # "pyvn", which file(1) and we can tell from other SQLite files
-
-# AUTOINCREMENT: a number is never used twice, so that a session or certificate which remembers a
-# removed user or device can never be taken for a newer one.
-_SCHEMA = f"""
-PRAGMA application_id = {_APPLICATION};
-PRAGMA user_version = {SCHEMA_VERSION};
-CREATE TABLE user (
-    id               INTEGER PRIMARY KEY AUTOINCREMENT,
-    name             TEXT NOT NULL UNIQUE,
-    password_hash    TEXT NOT NULL,
-    disabled         INTEGER NOT NULL CHECK (disabled IN (0, 1)),
-    fixed4           BLOB UNIQUE CHECK (length(fixed4) = 4),
-    fixed6           BLOB UNIQUE CHECK (length(fixed6) = 16),
-    created          REAL NOT NULL,
-    password_changed REAL NOT NULL
-) STRICT;
-CREATE TABLE device (
-    id            INTEGER PRIMARY KEY AUTOINCREMENT,
-    user          INTEGER NOT NULL REFERENCES user (id) ON DELETE CASCADE,
-    fingerprint   TEXT NOT NULL UNIQUE,
-    name          TEXT NOT NULL,
-    created       REAL NOT NULL,
-    authenticated REAL NOT NULL
-) STRICT;
-CREATE INDEX device_of_user ON device (user, authenticated);
-CREATE TABLE lease (
-    device   INTEGER PRIMARY KEY REFERENCES device (id) ON DELETE CASCADE,
-    address4 BLOB UNIQUE CHECK (length(address4) = 4),
-    address6 BLOB UNIQUE CHECK (length(address6) = 16),
-    released REAL
-) STRICT;
-"""
-
 _USER = (
     "SELECT id, name, password_hash, disabled, fixed4, fixed6, created, password_changed FROM user"
 )
-_DEVICE = "SELECT id, user, fingerprint, name, created, authenticated FROM device"
+
+# Of native devices only: a stock device's lease is touched by nobody but who removes the device.
+_RELEASE = (
+    "UPDATE lease SET released = ? WHERE device = ?"
+    " AND device IN (SELECT id FROM device WHERE fingerprint IS NOT NULL)"
+)
+_END_LEASE = (
+    "DELETE FROM lease WHERE device = ?"
+    " AND device IN (SELECT id FROM device WHERE fingerprint IS NOT NULL)"
+)
 
 
 def _user(row: Sequence[Any]) -> User:
@@ -70,63 +35,10 @@ def _user(row: Sequence[Any]) -> User:
     return User(user_id, name, password_hash, bool(disabled), *rest)
 
 
-class Store:
-    """Users, devices and leases in the SQLite file *path*, made when missing.
+class Store(WireGuardRecords):
+    """Users, devices and leases, and what is remembered of WireGuard peers."""
 
-    Each method blocks on the disk, up to :data:`BUSY_SECONDS` while another process writes, so
-    the server calls it from a thread; from any thread, but from one at a time.  Open it after
-    the process has daemonised: SQLite's locks do not survive a fork.
-
-    Raises:
-        ConfigError: the file or its directory can be read or changed by others.
-        HostError: from here and every method: damaged, made by a newer version, disk full, no
-            permission.  The text names the file and the cure.
-        Misuse: closed.
-    """
-
-    def __init__(self, path: str | Path, *, create: bool = True) -> None:
-        self._path = Path(path)
-        self._evictions = 0
-        if not check_file(self._path):
-            if not create:
-                raise HostError(
-                    f"{self._path} does not exist: it is made by `pyvpn user add`"
-                    " and by the first start of the server"
-                )
-            make_file(self._path, _SCHEMA)
-        with self._errors():
-            self._db = sqlite3.connect(
-                # Without mode=rw SQLite would make an empty file where ours has just vanished.
-                f"{self._path.absolute().as_uri()}?mode=rw",
-                uri=True,
-                timeout=BUSY_SECONDS,
-                isolation_level=None,
-                check_same_thread=False,
-            )
-        try:
-            self._open()
-        except BaseException:
-            self._db.close()
-            raise
-
-    def _open(self) -> None:
-        with self._errors():
-            if self._number("PRAGMA application_id") != _APPLICATION:
-                raise HostError(f"{self._path} is not a store of pyvpn: move it away")
-            version = self._number("PRAGMA user_version")
-            if version != SCHEMA_VERSION:
-                raise HostError(
-                    f"{self._path} has schema {version}, this pyvpn knows {SCHEMA_VERSION}:"
-                    " install the pyvpn that wrote it, or a newer one"
-                )
-            # What was answered is kept, also when the power fails.
-            self._db.execute("PRAGMA synchronous = FULL")
-            self._db.execute("PRAGMA foreign_keys = ON")
-            # Looks at every row (10 ms for 10,000 users), so that damage shows at the start
-            # and not at somebody's log-in.
-            [(finding,)] = self._db.execute("PRAGMA quick_check(1)").fetchall()
-            if finding != "ok":
-                raise sqlite3.DatabaseError(finding)
+    _evictions = 0
 
     # Users
 
@@ -198,7 +110,8 @@ class Store:
         """Keep these addresses for the user; None keeps none.  False when there is no such user.
 
         Raises:
-            AddressTaken: one of them is fixed for another user.
+            AddressTaken: one of them is fixed for another user, or belongs to another user's
+                stock device.
         """
         with self._transaction():
             taken = self._rows(
@@ -209,6 +122,9 @@ class Store:
             )
             if taken:
                 raise AddressTaken(f"the address is fixed for user {taken[0][0]!r}")
+            stock = self._stock_device_with(fixed4, fixed6)
+            if stock is not None and stock[0] != name:
+                raise AddressTaken(f"the address belongs to {stock[0]}'s device {stock[1]!r}")
             return self._update(
                 "UPDATE user SET fixed4 = ?, fixed6 = ? WHERE name = ?", fixed4, fixed6, name
             )
@@ -221,7 +137,8 @@ class Store:
         When the user has :data:`DEVICES_PER_USER` already, one that is not connected goes, with
         its lease: one that has no lease, or was called *name* as well, else the one that left
         longest ago.  So a machine that forgets its certificate at every start, and is a new
-        device each time, pushes out what it was before and not the user's laptop.
+        device each time, pushes out what it was before and not the user's laptop.  Stock devices
+        neither count nor go: no password puts one on file.
 
         Raises:
             Gone: the user was removed meanwhile.
@@ -236,17 +153,20 @@ class Store:
                 " VALUES (?, ?, ?, ?, ?)",
                 (user_id, fingerprint, name, unix, unix),
             )
-            [row] = self._rows(f"{_DEVICE} WHERE fingerprint = ?", fingerprint)
+            [row] = self._rows(f"{DEVICE} WHERE fingerprint = ?", fingerprint)
             return Device(*row)
 
     def _make_room(self, user_id: int, name: str) -> None:
-        count = self._number("SELECT count(*) FROM device WHERE user = ?", user_id)
+        count = self._number(
+            "SELECT count(*) FROM device WHERE user = ? AND fingerprint IS NOT NULL", user_id
+        )
         if count < DEVICES_PER_USER:
             return
         if not self._update(
             "DELETE FROM device WHERE id ="
             " (SELECT device.id FROM device LEFT JOIN lease ON lease.device = device.id"
-            " WHERE device.user = ? AND (lease.device IS NULL OR lease.released IS NOT NULL)"
+            " WHERE device.user = ? AND device.fingerprint IS NOT NULL"
+            " AND (lease.device IS NULL OR lease.released IS NOT NULL)"
             " ORDER BY lease.device IS NOT NULL, device.name != ?, lease.released,"
             " device.authenticated, device.id LIMIT 1)",
             user_id,
@@ -257,13 +177,21 @@ class Store:
 
     def device(self, fingerprint: str) -> Device | None:
         """The device with that certificate; None when it is not on file."""
-        rows = self._rows(f"{_DEVICE} WHERE fingerprint = ?", fingerprint)
+        rows = self._rows(f"{DEVICE} WHERE fingerprint = ?", fingerprint)
         return Device(*rows[0]) if rows else None
 
     def devices(self, user_id: int | None = None) -> list[Device]:
         """The devices of one user, or of all of them, oldest first."""
-        rows = self._rows(f"{_DEVICE} WHERE ?1 IS NULL OR user = ?1 ORDER BY id", user_id)
+        rows = self._rows(f"{DEVICE} WHERE ?1 IS NULL OR user = ?1 ORDER BY id", user_id)
         return [Device(*row) for row in rows]
+
+    def has_device(self, device_id: int) -> bool:
+        """Whether that device is (still) on file."""
+        return bool(self._rows("SELECT 1 FROM device WHERE id = ?", device_id))
+
+    def remove_device(self, device_id: int) -> bool:
+        """Forget the device, native or stock, with its lease; False when there is none."""
+        return self._change("DELETE FROM device WHERE id = ?", device_id)
 
     def set_authenticated(self, device_id: int, unix: float) -> bool:
         """Note that the password was proved on the device; False when it was removed."""
@@ -273,22 +201,21 @@ class Store:
 
     def leases(self) -> list[Lease]:
         """Every lease on file, by device."""
-        rows = self._rows(
-            "SELECT lease.device, device.user, address4, address6, released"
-            " FROM lease JOIN device ON device.id = lease.device ORDER BY lease.device"
-        )
-        return [Lease(*row) for row in rows]
+        return [lease_of(row) for row in self._rows(f"{LEASE} ORDER BY lease.device")]
 
     def save_lease(self, lease: Lease, evicted: Sequence[int] = ()) -> None:
         """Keep *lease* and forget those of the devices *evicted* for it, both or neither.
 
         Raises:
             Gone: the device was removed meanwhile.
-            Misuse: another device's lease on file, not evicted, has one of the addresses.
+            AddressTaken: a stock device was put on file meanwhile, with one of the addresses.
+            Misuse: another native device's lease, not evicted, has one of the addresses.
         """
         with self._transaction():
-            if not self._rows("SELECT 1 FROM device WHERE id = ?", lease.device):
+            if not self.has_device(lease.device):
                 raise Gone("the device was removed")
+            if self._stock_device_with(lease.address4, lease.address6) is not None:
+                raise AddressTaken("the address belongs to a stock device now")
             self._delete_leases(evicted)
             self._db.execute(
                 "INSERT INTO lease (device, address4, address6, released) VALUES (?, ?, ?, ?)"
@@ -298,16 +225,22 @@ class Store:
             )
 
     def release_lease(self, device_id: int, unix: float) -> bool:
-        """Note that the device left, and when; its lease stays its own.  False without one."""
-        return self._change("UPDATE lease SET released = ? WHERE device = ?", unix, device_id)
+        """Note that the device left, and when; its lease stays its own.
+
+        False without one, and for a stock device, whose lease is always in use.
+        """
+        return self._change(_RELEASE, unix, device_id)
 
     def delete_leases(self, devices: Iterable[int]) -> None:
-        """Forget the leases of *devices*, all or none; those without one do not matter."""
+        """Forget the leases of *devices*, all or none.
+
+        Those without one do not matter; those of stock devices stay, whoever asks.
+        """
         with self._transaction():
             self._delete_leases(devices)
 
     def _delete_leases(self, devices: Iterable[int]) -> None:
-        self._db.executemany("DELETE FROM lease WHERE device = ?", ((each,) for each in devices))
+        self._db.executemany(_END_LEASE, ((each,) for each in devices))
 
     # The file
 
@@ -318,51 +251,6 @@ class Store:
         """
         return self._number("PRAGMA data_version"), self._evictions
 
-    def close(self) -> None:
-        """Let go of the file; once is enough, twice does no harm."""
-        with suppress(sqlite3.Error):  # what was answered is kept; the rest is SQLite's tidying
-            self._db.close()
-
-    def _rows(self, query: str, *values: object) -> list[Any]:
-        # Any: the tables are STRICT, so SQLite vouches for the types of what it returns.
-        with self._errors():
-            return self._db.execute(query, values).fetchall()
-
-    def _number(self, query: str, *values: object) -> int:
-        [(number,)] = self._rows(query, *values)
-        assert isinstance(number, int)
-        return number
-
     def _user(self, query: str, value: object) -> User | None:
         rows = self._rows(query, value)
         return _user(rows[0]) if rows else None
-
-    def _change(self, statement: str, *values: object) -> bool:
-        with self._transaction():
-            return self._update(statement, *values)
-
-    def _update(self, statement: str, *values: object) -> bool:
-        return self._db.execute(statement, values).rowcount > 0
-
-    @contextmanager
-    def _transaction(self) -> Iterator[None]:
-        with self._errors():
-            self._db.execute("BEGIN IMMEDIATE")  # else two writers may deadlock at the upgrade
-            try:
-                yield
-                self._db.execute("COMMIT")
-            except BaseException:
-                if self._db.in_transaction:  # a full disk has rolled back by itself
-                    self._db.execute("ROLLBACK")
-                raise
-
-    @contextmanager
-    def _errors(self) -> Iterator[None]:
-        try:
-            yield
-        except (sqlite3.ProgrammingError, sqlite3.IntegrityError) as error:
-            raise Misuse(f"{self._path}: {error}") from error
-        except sqlite3.Error as error:
-            raise read_error(self._path, error) from error
-        except UnicodeDecodeError as error:  # sqlite3 reads names out of a damaged file
-            raise read_error(self._path, sqlite3.DatabaseError(str(error))) from error

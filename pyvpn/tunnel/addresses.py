@@ -107,6 +107,18 @@ class AddressPool:
         self._held.add(address)
         return address
 
+    def take_last(self, now: float) -> bytes | None:
+        """Give out a free address far from those that :meth:`take` gives next; None without any.
+
+        The highest one, except in large networks of version 6: somebody will have to type it.
+        """
+        top = self._end if self._size == 4 else min(self._end, self._first + 0xFFFF)
+        for number in range(top - 1, self._first - 1, -1):
+            address = number.to_bytes(self._size)
+            if self.offers(address, now):
+                return self.take(now, address)
+        return self.take(now)
+
     def claim(self, address: bytes) -> bool:
         """Give out *address* although it may be set aside or in quarantine.
 

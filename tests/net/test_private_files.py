@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import os
 import stat
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
 from pyvpn.errors import ConfigError, HostError
-from pyvpn.net.private_files import make_private_directory, read_private, write_private
+from pyvpn.net.private_files import (
+    make_private,
+    make_private_directory,
+    read_private,
+    write_private,
+)
 
 
 class PrivateFileTests(SynchronousTestCase):
@@ -103,3 +109,33 @@ class PrivateFileTests(SynchronousTestCase):
         self.assertRaises(HostError, make_private_directory, self.path / "below")
         self.assertRaises(HostError, read_private, self.path / "below")
         self.assertRaises(HostError, write_private, self.path / "below", b"")
+
+    def test_made_unless_there(self) -> None:
+        """A file is made whole and private, or what is there is returned and stays."""
+        self.assertEqual(b"first", make_private(self.path, b"first"))
+        self.assertEqual(0o600, stat.S_IMODE(self.path.stat().st_mode))
+        self.assertEqual(b"first", make_private(self.path, b"second"))
+        self.assertEqual(["server.key"], os.listdir(self.place))
+        self.path.chmod(0o644)
+        self.assertRaises(ConfigError, make_private, self.path, b"third")
+
+    def test_made_at_once(self) -> None:
+        """Of several that make it at one moment, all have the same."""
+        with ThreadPoolExecutor(8) as pool:
+            answers = set(pool.map(lambda n: make_private(self.path, b"%d" % n), range(8)))
+
+        self.assertEqual({self.path.read_bytes()}, answers)
+        self.assertEqual(["server.key"], os.listdir(self.place))
+
+    def test_made_without_space(self) -> None:
+        """On a full disk nothing is made."""
+
+        def no_space(descriptor: int) -> None:
+            raise OSError(28, "No space left on device")
+
+        self.patch(os, "fsync", no_space)
+
+        error = self.assertRaises(HostError, make_private, self.path, b"data")
+
+        self.assertIn("No space left on device", str(error))
+        self.assertEqual([], os.listdir(self.place))

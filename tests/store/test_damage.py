@@ -8,9 +8,11 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from pyvpn.errors import HostError
-from pyvpn.store import sqlite
+from pyvpn.store import database
+from pyvpn.store.records import Remembered
 from pyvpn.store.sqlite import Store
 from pyvpn.tunnel.leases import Lease
+from pyvpn.wire.datagram import Path as PeerPath
 from tests.store.cases import NOON, StoreCase
 
 ADDRESS = b"\x0a\x49\x00"  # 10.73.0.
@@ -27,10 +29,14 @@ class DamageCase(StoreCase):
             device = self.add_device(self.store, user, number)
             address = ADDRESS + bytes([number + 1])
             self.store.save_lease(Lease(device.id, user.id, address, None, None))
+            path = PeerPath(ADDRESS + b"\1", 51820)
+            self.store.save_peers([Remembered(device.id, path, NOON, bytes(12))])
+        self.store.save_sent_stamp(b"stamp" + bytes(7))
 
     def everything(self, store: Store) -> tuple[object, ...]:
         """All that can be read."""
-        return store.users(), store.devices(), store.leases(), store.user("user1")
+        peers = store.peers(), store.sent_stamp()
+        return store.users(), store.devices(), store.leases(), store.user("user1"), peers
 
     def outcome(self, path: Path) -> tuple[object, ...] | None:
         """What can be read of *path*; None when it is refused as it should be."""
@@ -131,7 +137,7 @@ class FullTests(DamageCase):
 
     def test_locked(self) -> None:
         """A process that keeps the file locked delays us for seconds, not for ever."""
-        self.patch(sqlite, "BUSY_SECONDS", 0.01)
+        self.patch(database, "BUSY_SECONDS", 0.01)
         hurried = self.open()
         other = sqlite3.connect(self.path, isolation_level=None)
         self.addCleanup(other.close)

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from pyvpn.errors import ConfigError, HostError, Misuse
 from pyvpn.store.file import read_error
-from pyvpn.store.sqlite import SCHEMA_VERSION, Store
+from pyvpn.store.schema import SCHEMA_VERSION
+from pyvpn.store.sqlite import Store
 from tests.store.cases import NOON, StoreCase
 
 
@@ -185,6 +186,18 @@ class CauseTests(StoreCase):
             told = str(read_error(self.path, error))
             self.assertIn(cure, told)
             self.assertIn(str(self.path), told)
+
+    def test_readOnly(self) -> None:
+        """A disk that is mounted read-only is called that: to be root does not help."""
+        error = sqlite3.OperationalError("unable to open database file")
+        error.sqlite_errorcode = sqlite3.SQLITE_CANTOPEN
+        flags = os.statvfs(self.directory)
+
+        def mounted_read_only(path: object) -> os.statvfs_result:
+            return os.statvfs_result([*flags[:8], flags.f_flag | os.ST_RDONLY, flags[9]])
+
+        self.patch(os, "statvfs", mounted_read_only)
+        self.assertIn("mounted read-only: see `findmnt", str(read_error(self.path, error)))
 
     def test_closed(self) -> None:
         """To use a closed store is our own bug; to close it twice is none."""

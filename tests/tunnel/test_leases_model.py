@@ -10,11 +10,12 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_stat
 from twisted.trial.unittest import SynchronousTestCase
 
 from pyvpn.tunnel.addresses import AddressPool
-from pyvpn.tunnel.leases import Lease, Leases, PoolEmpty
+from pyvpn.tunnel.leases import AddressHeld, Lease, Leases, PoolEmpty
 
 STICKY_SECONDS = 100.0
 
 devices = st.integers(1, 8)
+stock_devices = st.integers(11, 13)  # whose leases are pinned
 users = st.integers(1, 3)
 indexes = st.none() | st.integers(0, 7)
 
@@ -27,7 +28,7 @@ class LeasesModelTests(SynchronousTestCase):
     """The rules of a lease, all at once."""
 
     def test_same_as_the_obvious_model(self) -> None:
-        """No order of log-ins, leaves, fixed addresses and restarts breaks a rule."""
+        """No order of log-ins, leaves, fixed and pinned addresses and restarts breaks a rule."""
         for machine in (OnBoth, OnFourOnly):
             run_state_machine_as_test(
                 machine,
@@ -176,16 +177,132 @@ class LeasesMachine(RuleBasedStateMachine):
         self.rows[device] = granted.lease
         assert (device, user, None) == (granted.lease[0], granted.lease[1], granted.lease[4])
 
+    def to_pin(
+        self, family: int, user: int, fixed: bytes | None, wanted: bytes | None
+    ) -> bytes | None:
+        owner = self.fixed[family]
+        if wanted is not None:
+            holder = self.held(family).get(wanted)
+            if (
+                wanted not in self.permitted[family]
+                or owner.get(wanted, user) != user
+                or (holder is not None and holder.released is None)
+            ):
+                raise LookupError
+            return wanted
+        if (
+            fixed in self.permitted[family] - self.held(family).keys()
+            and owner.get(fixed, user) == user
+        ):
+            return fixed
+        return None
+
+    @rule(
+        device=stock_devices,
+        fixed4=indexes,
+        fixed6=indexes,
+        wanted4=indexes,
+        wanted6=indexes,
+    )
+    def pin_new(
+        self,
+        device: int,
+        fixed4: int | None,
+        fixed6: int | None,
+        wanted4: int | None,
+        wanted6: int | None,
+    ) -> None:
+        """The command line puts a stock device on file, or removes it if it is there."""
+        self.now += 1
+        if device in self.rows:
+            self.end(device)
+            self.follow()
+            return
+        user = device % 3 + 1
+        fixed = (self.address(0, fixed4), self.address(1, fixed6))
+        wanted = (self.address(0, wanted4), self.address(1, wanted6))
+        used = [family for family in (0, 1) if self.networks[family] is not None]
+        try:
+            named = {f: self.to_pin(f, user, fixed[f], wanted[f]) for f in used}
+        except LookupError:
+            named = {}
+        room = all(name or self.free(f) or self.evictable(f) for f, name in named.items())
+        try:
+            granted = self.leases.pin_new(device, user, self.now, *fixed, *wanted)
+        except AddressHeld:
+            assert not named
+            return
+        except PoolEmpty:
+            assert not named or not room
+            return
+        assert named
+        assert room
+        evicted = list(granted.evicted)
+        for family in used:
+            address = addresses_of(granted.lease)[family]
+            # Again: who made room for the other family has perhaps left an address here too.
+            expected = self.to_pin(family, user, fixed[family], wanted[family])
+            if expected is not None:
+                assert expected == address
+                holder = self.held(family).get(expected)
+                if holder is not None:
+                    assert holder.device == evicted.pop(0)
+                    self.end(holder.device)
+            else:
+                if not self.free(family):
+                    oldest = self.evictable(family)[0].device
+                    assert oldest == evicted.pop(0)
+                    self.end(oldest)
+                free = self.free(family)
+                rested = {a for a in free if self.quarantine.get(a, 0.0) <= self.now}
+                assert address in free
+                assert not rested or address == max(rested)
+            self.quarantine.pop(address, None)  # type: ignore[arg-type]  # it is no None
+            four, six = (address, None) if family == 0 else (None, address)
+            self.rows[-1 - family] = Lease(-1 - family, user, four, six, None)
+        assert not evicted
+        for family in used:
+            del self.rows[-1 - family]
+        self.rows[device] = granted.lease
+        assert granted.lease._replace(address4=None, address6=None) == Lease(
+            device, user, None, None, None, pinned=True
+        )
+
+    @rule(device=stock_devices, index4=indexes, index6=indexes)
+    def pin(self, device: int, index4: int | None, index6: int | None) -> None:
+        """The command line has put one on file without asking: whoever is in the way goes."""
+        self.now += 1
+        four, six = self.address(0, index4), self.address(1, index6)
+        if device in self.rows:
+            self.end(device)
+        pinned = {a for row in self.rows.values() if row.pinned for a in addresses_of(row)}
+        four = four if four in self.permitted[0] - pinned else None
+        six = six if six in self.permitted[1] - pinned else None
+        gone = []
+        for family, address in ((0, four), (1, six)):
+            holder = self.held(family).get(address) if address else None
+            if holder is not None:
+                gone.append(holder.device)
+                self.end(holder.device)
+            if address:
+                self.quarantine.pop(address, None)
+        if four or six:
+            self.rows[device] = Lease(device, device % 3 + 1, four, six, None, True)
+        assert gone == self.follow()
+
+    def follow(self) -> list[int]:
+        return self.leases.pin([row for row in self.rows.values() if row.pinned], self.now)
+
     def end(self, device: int) -> None:
         for address in addresses_of(self.rows.pop(device)):
             if address is not None:
                 self.quarantine[address] = self.now + 10.0
 
-    @rule(device=devices)
+    @rule(device=devices | stock_devices)
     def release(self, device: int) -> None:
         self.now += 1
         row = self.rows.get(device)
-        expected = row is not None and row.released is None
+        expected = row is not None and row.released is None and not row.pinned
         assert expected == self.leases.release(device, self.now)
         if row is not None and expected:
             self.rows[device] = row._replace(released=self.now)
@@ -233,12 +350,13 @@ class LeasesMachine(RuleBasedStateMachine):
 
         (With several they would all count as released in one instant, in no order to compare.)
         """
-        here = [row for row in self.rows.values() if row.released is None]
+        here = [row for row in self.rows.values() if row.released is None and not row.pinned]
         for row in here[1:]:
             self.release(row.device)
         self.now += 1
         self.start()
         assert self.leases.restore(list(self.rows.values()), self.now) == []
+        assert self.follow() == []
         for row in here[:1]:
             self.rows[row.device] = row._replace(released=self.now)
         self.quarantine.clear()
@@ -252,10 +370,12 @@ class LeasesMachine(RuleBasedStateMachine):
 
     @invariant()
     def same_rows(self) -> None:
-        for device in range(1, 9):
+        for device in range(1, 14):
             assert self.rows.get(device) == self.leases.get(device)
+        pinned = [row for row in self.rows.values() if row.pinned]
+        assert len(pinned) == self.leases.pinned
         in_use = [row for row in self.rows.values() if row.released is None]
-        assert len(in_use) == self.leases.in_use
+        assert len(in_use) - len(pinned) == self.leases.in_use
 
     @invariant()
     def nothing_given_twice(self) -> None:
