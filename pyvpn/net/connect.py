@@ -61,14 +61,23 @@ LOOKUPS_WAITING = 8
 def prepare_socket(sock: socket.socket, mark: int) -> None:
     """Set on an unconnected TCP *sock* what every outgoing connection of ours has.
 
+    Raises:
+        HostError: as for :func:`mark_socket`.
+    """
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # heartbeats measure time
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, USER_TIMEOUT_SECONDS * 1000)
+    mark_socket(sock, mark)
+
+
+def mark_socket(sock: socket.socket, mark: int) -> None:
+    """Let what *sock* sends carry *mark*.
+
     Args:
         mark: SO_MARK, the number that the ``ip rule`` knows us by; 0: none.
 
     Raises:
         HostError: we may not set the mark.
     """
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # heartbeats measure time
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, USER_TIMEOUT_SECONDS * 1000)
     if mark:
         try:
             # As bytes: Python takes no int beyond 2**31 - 1 here, the kernel 32 bits.

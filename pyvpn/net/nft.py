@@ -30,8 +30,8 @@ class Firewall:
     """What the table is to do for the tunnel *device*.
 
     *networks* are the pools; with *masquerade* what comes from them leaves by other
-    interfaces under the host's own address.  *plain_network* (of the first generation's
-    clients, masqueraded likewise) reaches, and is reached from, *plain_bypass* alone.
+    interfaces under the host's own address.  *plain_networks* (of the first generation's
+    clients, masqueraded likewise) reach, and are reached from, *plain_bypass* alone.
     Between *bystanders*, interfaces that are not the tunnel, nothing of *bystander_versions* is
     forwarded: our switching forwarding on must not make a router of a host that was none.
     """
@@ -40,7 +40,7 @@ class Firewall:
     networks: tuple[Network, ...]
     masquerade: bool = True
     client_to_client: bool = False
-    plain_network: IPv4Network | None = None
+    plain_networks: tuple[IPv4Network, ...] = ()
     plain_bypass: IPv4Network | None = None
     bystanders: tuple[str, ...] = ()
     bystander_versions: tuple[int, ...] = ()
@@ -156,16 +156,13 @@ def _masquerade(firewall: Firewall) -> list[list[Json]]:
     """
     if not firewall.masquerade:
         return []
-    sources: list[Network] = list(firewall.networks)
-    if firewall.plain_network is not None:
-        sources.append(firewall.plain_network)
     return [
         [
             _address("saddr", "==", source),
             _interface("oifname", "!=", firewall.device),
             {"masquerade": {"flags": "fully-random"}},
         ]
-        for source in sources
+        for source in (*firewall.networks, *firewall.plain_networks)
     ]
 
 
@@ -194,8 +191,8 @@ def _forward(firewall: Firewall) -> list[list[Json]]:
     rules = []
     inward = _interface("iifname", "==", firewall.device)
     outward = _interface("oifname", "==", firewall.device)
-    plain, bypass = firewall.plain_network, firewall.plain_bypass
-    if plain is not None:
+    bypass = firewall.plain_bypass
+    for plain in firewall.plain_networks:
         for way, own, other in (inward, "saddr", "daddr"), (outward, "daddr", "saddr"):
             beyond = [] if bypass is None else [_address(other, "!=", bypass)]
             rules.append([way, _address(own, "==", plain), *beyond, *_drop()])
@@ -215,14 +212,18 @@ def _forward(firewall: Firewall) -> list[list[Json]]:
 
 def _input(firewall: Firewall) -> list[list[Json]]:
     """Keep the first generation's clients from the server itself, but for its tunnel address."""
-    plain, bypass = firewall.plain_network, firewall.plain_bypass
-    if plain is None:
-        return []
-    allowed = [_address("daddr", "!=", plain)]
-    if bypass is not None:
-        allowed.append(_address("daddr", "!=", bypass))
-    inward = _interface("iifname", "==", firewall.device)
-    return [[inward, _address("saddr", "==", plain), *allowed, *_drop()]]
+    inward, bypass = _interface("iifname", "==", firewall.device), firewall.plain_bypass
+    beyond = [] if bypass is None else [_address("daddr", "!=", bypass)]
+    return [
+        [
+            inward,
+            _address("saddr", "==", plain),
+            _address("daddr", "!=", plain),
+            *beyond,
+            *_drop(),
+        ]
+        for plain in firewall.plain_networks
+    ]
 
 
 def _family(version: int) -> Json:

@@ -21,7 +21,9 @@ PLAIN = IPv4Network("182.1.1.0/24")
 BYPASS = IPv4Network("192.168.77.0/24")
 
 ORDINARY = Firewall(device="pyvpn0", networks=(POOL4, POOL6))
-CONFINED = Firewall(device="pyvpn0", networks=(POOL4,), plain_network=PLAIN, plain_bypass=BYPASS)
+CONFINED = Firewall(
+    device="pyvpn0", networks=(POOL4,), plain_networks=(PLAIN,), plain_bypass=BYPASS
+)
 
 
 def rules(firewall: Firewall, chain: str) -> list[list[dict[str, Any]]]:
@@ -106,6 +108,25 @@ class RulesetTests(SynchronousTestCase):
         self.assertEqual([], rules(ORDINARY, "filter_input"))
         self.assertEqual(1, len(rules(CONFINED, "filter_input")))
         self.assertEqual(3, len(rules(CONFINED, "filter_forward")))
+
+    def test_first_generation_twice(self) -> None:
+        """Two such networks are kept within the bypass, and so from each other."""
+        both = Firewall(
+            device="pyvpn0",
+            networks=(POOL4,),
+            plain_networks=(PLAIN, IPv4Network("10.0.0.0/24")),
+            plain_bypass=BYPASS,
+        )
+
+        self.assertEqual(2, len(rules(both, "filter_input")))
+        self.assertEqual(5, len(rules(both, "filter_forward")))
+        self.assertEqual(3, len(rules(both, "nat_postrouting")))
+        for own, rule in zip(("182.1.1.0", "10.0.0.0"), rules(both, "filter_input"), strict=True):
+            addresses = [
+                (each["match"]["op"], each["match"]["right"]["prefix"]["addr"])
+                for each in rule[1:-2]
+            ]
+            self.assertEqual([("==", own), ("!=", own), ("!=", "192.168.77.0")], addresses)
 
     def test_names(self) -> None:
         """A device's name becomes a word that nft can print and read again."""

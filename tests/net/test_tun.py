@@ -96,6 +96,18 @@ class TunBehaviour:
         self.assertEqual([[packet(1), packet(3)]], self.batches)
         self.assertEqual({"larger-than-mtu": 1}, self.dropped())
 
+    def test_without_limit(self) -> None:
+        """Without a limit of ours a packet of any MTU comes whole, also when the MTU changes."""
+        tun = self.opened()
+        tun.mtu = None
+        for mtu in 9000, 65_535, 1280:
+            self.outside.set_up(NAME, mtu=mtu)
+            self.outside.put(NAME, [packet(1, mtu), packet(2)])
+            tun.doRead()
+
+            self.assertEqual([packet(1, mtu), packet(2)], self.batches.pop())
+        self.assertEqual({}, self.dropped())
+
     def test_sent(self) -> None:
         """Packets sent come in by the interface, each whole, in their order."""
         tun = self.opened()
@@ -204,7 +216,7 @@ class TunBehaviour:
 
         self.assertEqual(
             "cannot open the tunnel device pyvpnt0: another process holds it: stop that one, or "
-            "choose another [tunnel] device",
+            "choose another name",
             str(error),
         )
         self.assertEqual(1, self.tun.send_packets([packet(1)]))

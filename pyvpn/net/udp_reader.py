@@ -1,0 +1,142 @@
+"""Empties one UDP socket, a batch in each turn of the reactor, and passes it on in runs."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from twisted.internet.interfaces import IDelayedCall, IReadDescriptor
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from pyvpn.net.ancillary import (
+    ANCILLARY_ROOM,
+    Ancillary,
+    Arrival,
+    read_ancillary,
+    segment_size,
+)
+from pyvpn.wire.datagram import Path
+
+MOST_ARRIVALS = 1024
+
+_LONGEST = 65_536  # bytes, so that none is cut; a smaller buffer would not be faster
+_USUAL = 2  # pieces of ancillary data that come with every datagram
+_NOTHING_KNOWN = Arrival(b"", 0, 0)
+
+
+class ReaderReactor(Protocol):
+    """What we ask of the reactor."""
+
+    def addReader(self, reader: IReadDescriptor) -> None: ...
+
+    def removeReader(self, reader: IReadDescriptor) -> None: ...
+
+    def callLater(
+        self, delay: float, callable: Callable[..., object], *args: object
+    ) -> IDelayedCall: ...
+
+
+@implementer(IReadDescriptor)
+class UdpReader:
+    """Reads one socket, which stays its owner's.
+
+    Args:
+        batch: datagrams to read in one turn; a few more if the kernel hands out several as one.
+        received: takes each run, its path and its ECN field; must not raise.
+        unread: told when the socket had an error instead of a datagram.
+        lost: told when the reactor reads the socket no more, because of an error or its own end.
+    """
+
+    def __init__(
+        self,
+        reactor: ReaderReactor,
+        sock: socket.socket,
+        batch: int,
+        received: Callable[[list[bytes], Path, int], None],
+        unread: Callable[[], None],
+        lost: Callable[[], None],
+    ) -> None:
+        self._reactor = reactor
+        self._socket = sock
+        self._batch = batch
+        self._received = received
+        self._unread = unread
+        self._lost = lost
+        self._running = False
+        self._arrivals: dict[tuple[tuple[int, int, bytes], ...], Arrival] = {}
+
+    def start(self) -> None:
+        """Begin."""
+        self._running = True
+        self._reactor.addReader(self)
+
+    def stop(self) -> None:
+        """End, for good; to be called before the socket is closed."""
+        self._reactor.removeReader(self)  # asks for our number
+        self._running = False
+
+    def fileno(self) -> int:
+        return self._socket.fileno() if self._running else -1
+
+    def logPrefix(self) -> str:
+        return "UDP"
+
+    def doRead(self) -> None:
+        """Collect what is there, at most a batch, and pass it on."""
+        if self.fileno() == -1:
+            return
+        receive = self._socket.recvmsg
+        runs: list[tuple[list[bytes], Any, Ancillary]] = []
+        last_address = last_ancillary = None
+        left = self._batch
+        while left > 0:
+            try:
+                datagram, ancillary, _, address = receive(_LONGEST, ANCILLARY_ROOM)
+            except BlockingIOError:
+                break
+            except OSError:
+                self._unread()
+                break
+            left -= 1
+            if len(ancillary) > _USUAL and (size := segment_size(ancillary)):
+                datagrams = [datagram[at : at + size] for at in range(0, len(datagram), size)]
+                ancillary = [each for each in ancillary if each[0] != socket.IPPROTO_UDP]
+                left -= len(datagrams) - 1
+            else:
+                datagrams = [datagram]
+            if address == last_address and ancillary == last_ancillary:
+                runs[-1][0].extend(datagrams)
+            else:
+                runs.append((datagrams, address, ancillary))
+                last_address, last_ancillary = address, ancillary
+        for run, address, ancillary in runs:
+            if not self._running:  # an earlier run has had us stopped
+                return
+            arrival = self._arrival(ancillary)
+            self._received(run, path_from(address, arrival), arrival.ecn)
+
+    def connectionLost(self, reason: Failure) -> None:
+        if self._running:
+            self._lost()
+
+    def _arrival(self, ancillary: Ancillary) -> Arrival:
+        # There are few different ones: our addresses times the values of the TOS.
+        key = tuple(ancillary)
+        arrival = self._arrivals.get(key)
+        if arrival is None:
+            if len(self._arrivals) >= MOST_ARRIVALS:
+                self._arrivals.clear()
+            arrival = self._arrivals[key] = read_ancillary(ancillary)
+        return arrival
+
+
+def path_from(address: tuple[Any, ...], arrival: Arrival = _NOTHING_KNOWN) -> Path:
+    """Return the path of a datagram whose sender Python calls *address*."""
+    host, port = address[:2]
+    if ":" in host:
+        packed = socket.inet_pton(socket.AF_INET6, host)
+        scope = address[3] if len(address) > 3 else 0
+        return Path(packed, port, scope, arrival.local, arrival.interface)
+    return Path(socket.inet_aton(host), port, 0, arrival.local, arrival.interface)

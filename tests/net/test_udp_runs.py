@@ -1,0 +1,339 @@
+"""Several datagrams with one system call, in and out of the kernel."""
+
+from __future__ import annotations
+
+import errno
+import socket
+import struct
+from collections.abc import Callable
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+from pyroute2 import IPRoute
+from twisted.trial.unittest import SynchronousTestCase
+
+from pyvpn.net.ancillary import MOST_AT_ONCE, segment_ancillary, segment_size
+from pyvpn.net.udp import DATA_BATCH, runs_of_equals
+from tests.net.udp_case import INITIATION, UdpCase, data
+from tests.net.udp_systems import (
+    LOOPBACK,
+    FakeSocket,
+    FakeUdpSystem,
+    Heard,
+    KernelOutside,
+    packed,
+    read_all,
+)
+
+UDP_SEGMENT, UDP_GRO = 103, 104
+
+
+def is_segmented(ancillary: list[Any]) -> bool:
+    return any(each[:2] == (socket.IPPROTO_UDP, UDP_SEGMENT) for each in ancillary)
+
+
+class RunTests(SynchronousTestCase):
+    """What the kernel takes as one."""
+
+    def sizes(self, *sizes: int) -> list[list[int]]:
+        return [[len(each) for each in run] for run in runs_of_equals([bytes(n) for n in sizes])]
+
+    def test_equal(self) -> None:
+        """Equal ones are one run; a shorter one ends it, a longer one begins another."""
+        self.assertEqual([[96, 96, 96]], self.sizes(96, 96, 96))
+        self.assertEqual([[96, 96, 32], [96]], self.sizes(96, 96, 32, 96))
+        self.assertEqual([[32], [96, 96]], self.sizes(32, 96, 96))
+        self.assertEqual([[96, 32], [32]], self.sizes(96, 32, 32))
+
+    def test_limits(self) -> None:
+        """The kernel takes 64 at once, and 65,507 bytes."""
+        self.assertEqual([64, 64, 2], [len(run) for run in self.sizes(*[96] * 130)])
+        self.assertEqual([45, 45, 10], [len(run) for run in self.sizes(*[1452] * 100)])
+        self.assertEqual([[65_507], [65_507]], self.sizes(65_507, 65_507))
+        self.assertEqual([[65_508], [1]], self.sizes(65_508, 1))
+
+    @given(st.lists(st.sampled_from([32, 48, 96, 1024, 1452, 40_000, 70_000]), max_size=200))
+    def test_all_of_them(self, sizes: list[int]) -> None:
+        """Nothing is lost or reordered, and each run is one that the kernel takes."""
+        datagrams = [number.to_bytes(4, "big") + bytes(n - 4) for number, n in enumerate(sizes)]
+        runs = list(runs_of_equals(datagrams))
+        self.assertEqual(datagrams, [datagram for run in runs for datagram in run])
+        for run in runs:
+            if len(run) > 1:
+                self.assertEqual({len(run[0])}, {len(each) for each in run[:-1]})
+                self.assertLessEqual(len(run[-1]), len(run[0]))
+                self.assertLessEqual(len(run), 64)
+                self.assertLessEqual(sum(map(len, run)), MOST_AT_ONCE)
+
+
+class AncillaryTests(SynchronousTestCase):
+    """The sizes beside them."""
+
+    def test_size(self) -> None:
+        """A size that is not said, or somebody else's number, is none."""
+        tos = (socket.IPPROTO_IP, socket.IP_TOS, b"\2")
+        told = (socket.IPPROTO_UDP, UDP_GRO, struct.pack("=i", 1452))
+        self.assertEqual(1452, segment_size([tos, told]))
+        self.assertEqual(1452, segment_size([told, tos]))
+        self.assertEqual(0, segment_size([tos]))
+        self.assertEqual(0, segment_size([(socket.IPPROTO_IP, UDP_GRO, struct.pack("=i", 9))]))
+
+    def test_two_bytes(self) -> None:
+        """The kernel refuses a size in four bytes."""
+        self.assertEqual([(17, 103, b"\xac\x05")], segment_ancillary(1452))
+
+
+class OutBehaviour:
+    """Runs on their way out, whatever stands behind the port."""
+
+    def test_sent(self) -> None:
+        """Each arrives by itself, whole and in order, with the TOS that all were given."""
+        port = self.udp.open(0)
+        sizes = [1452] * 50 + [96, 1452, 1452, 32, 96, 112] + [96] * 70
+        for version, host in LOOPBACK.items():
+            sent = [data(number, size) for number, size in enumerate(sizes)]
+
+            self.assertEqual(
+                len(sent), self.udp.send_datagrams(sent, self.outside.path(version), 2)
+            )
+
+            self.assertEqual(
+                [Heard(datagram, host, port, 2) for datagram in sent], self.outside.get(version)
+            )
+        self.assertEqual({}, self.dropped())
+
+    def test_source_pinned(self) -> None:
+        """They leave from the address that the peer talks to."""
+        self.udp.open(0)
+        for version, local in (4, packed("127.0.0.1")), (6, packed("::1")):
+            path = self.outside.path(version)._replace(local=local, interface=1)
+            self.assertEqual(3, self.udp.send_datagrams([data(n) for n in range(3)], path, 0))
+            self.assertEqual(3, len(self.outside.get(version)))
+
+    def test_a_lost_source(self) -> None:
+        """From an address that is not ours any more all leave all the same."""
+        self.udp.open(0)
+        path = self.outside.path()._replace(local=packed("192.0.2.77"), interface=1)
+
+        self.assertEqual(3, self.udp.send_datagrams([data(n) for n in range(3)], path, 0))
+
+        self.assertEqual(3, len(self.outside.get()))
+        self.assertEqual({"udp-source-lost": 1}, self.dropped())
+
+
+class FakeOutTests(OutBehaviour, UdpCase):
+    """The stand-in behaves."""
+
+    def setUp(self) -> None:
+        system = FakeUdpSystem()
+        foreign = packed("192.0.2.77")
+        system.refuse_send = lambda _, ancillary: (
+            errno.EINVAL if any(foreign in value for _, _, value in ancillary) else 0
+        )
+        self.begin(system)
+
+
+class KernelOutTests(OutBehaviour, UdpCase):
+    """So does the kernel."""
+
+    def setUp(self) -> None:
+        self.begin(KernelOutside(self.addCleanup))
+
+    def test_too_large_for_the_path(self) -> None:
+        """Where one of them needs fragments they leave one by one, and arrive."""
+        self.udp.open(0)
+        with IPRoute() as netlink:
+            netlink.link("set", index=1, mtu=1500)
+        for version in LOOPBACK:
+            for size in 1600, 1000:
+                sent = [data(number, size) for number in range(5)]
+                path = self.outside.path(version)
+
+                self.assertEqual(5, self.udp.send_datagrams(sent, path, 0))
+
+                self.assertEqual(sent, [heard.datagram for heard in self.outside.get(version)])
+                way = self.udp._ways.find(path)
+                assert way is not None
+                self.assertFalse(way.as_one)
+        self.assertEqual({}, self.dropped())
+
+
+class OutTests(UdpCase):
+    """What depends on us alone."""
+
+    def setUp(self) -> None:
+        self.system = FakeUdpSystem()
+        self.begin(self.system)
+        self.udp.open(0)
+        self.many = [data(number) for number in range(20)]
+
+    def refuse(self, number: int, condition: Callable[[list[Any]], bool] = is_segmented) -> None:
+        self.system.refuse_send = lambda _, ancillary: number if condition(ancillary) else 0
+
+    def send(self) -> int:
+        """Send twenty; return with how many system calls that were taken."""
+        self.system.calls = 0
+        self.assertEqual(20, self.udp.send_datagrams(self.many, self.outside.path(), 0))
+        self.assertEqual(self.many, [heard.datagram for heard in self.outside.get()])
+        return self.system.calls
+
+    def test_one_call(self) -> None:
+        """Twenty of a size take one system call, each time."""
+        self.assertEqual([1, 1], [self.send(), self.send()])
+
+    def test_not_here(self) -> None:
+        """Where the kernel takes them only one by one it is asked once, and gets them so."""
+        for number in errno.EINVAL, errno.EIO, errno.EMSGSIZE:
+            self.udp.rebind(0)
+            self.refuse(number)
+            self.assertEqual(20, self.send())
+            self.refuse(0)
+            self.assertEqual(20, self.send())
+        self.assertEqual({}, self.dropped())
+
+    def test_only_on_that_way(self) -> None:
+        """What one way does not take others may."""
+        self.refuse(errno.EIO)
+        self.send()
+        self.refuse(0)
+        other = self.outside.path()._replace(port=9)
+        self.system.calls = 0
+        self.udp.send_datagrams(self.many, other, 0)
+
+        self.assertEqual(1, self.system.calls)
+
+    def test_lost(self) -> None:
+        """What the kernel has no room for, or no way to, is counted, each of them."""
+        for number, reason in (
+            (errno.EAGAIN, "udp-full"),
+            (errno.ENOBUFS, "udp-full"),
+            (errno.ENETUNREACH, "udp-network-unreachable"),
+            (errno.EPERM, "udp-forbidden"),
+        ):
+            self.counters.dropped.clear()
+            self.refuse(number)
+            self.assertEqual(0, self.udp.send_datagrams(self.many, self.outside.path(), 0))
+            self.assertEqual({reason: 20}, self.dropped())
+        self.refuse(0)
+        self.assertEqual(1, self.send())
+
+    def test_a_lost_source_is_no_reason(self) -> None:
+        """EINVAL for an address that is gone does not keep later ones from leaving as one."""
+        path = self.outside.path()._replace(local=packed("127.0.0.9"), interface=1)
+        for number in errno.EINVAL, errno.ENETUNREACH:
+            self.udp.rebind(0)
+            self.system.calls = 0
+            self.refuse(number, lambda ancillary: any(kind == 8 for _, kind, _ in ancillary))
+            self.assertEqual(20, self.udp.send_datagrams(self.many, path, 0))
+            self.assertEqual(20, self.system.calls)
+            self.assertEqual(20, self.udp.send_datagrams(self.many, path, 0))
+            self.assertEqual(21, self.system.calls)
+        self.assertEqual({"udp-source-lost": 2}, self.dropped())
+
+
+class InTests(UdpCase):
+    """Runs on their way in, as the stand-in gives them."""
+
+    def setUp(self) -> None:
+        self.system = FakeUdpSystem()
+        self.begin(self.system)
+        self.port = self.udp.open(0)
+
+    def put(self, datagrams: list[bytes], version: int = 4, tos: int = 0) -> None:
+        """Have them come as one."""
+        self.outside.put(b"".join(datagrams), self.port, version, tos)
+        waiting = self.data_socket(version).waiting
+        whole, ancillary, flags, address = waiting.pop()
+        told = (socket.IPPROTO_UDP, UDP_GRO, struct.pack("=i", len(datagrams[0])))
+        waiting.append((whole, [told, *ancillary], flags, address))
+
+    def data_socket(self, version: int = 4) -> FakeSocket:
+        [found] = [
+            sock
+            for sock in self.system.sockets
+            if (socket.IPPROTO_UDP, UDP_GRO) in sock.options
+            and (sock.family == socket.AF_INET) == (version == 4)
+        ]
+        return found
+
+    def test_cut(self) -> None:
+        """Each is handed out by itself; the last may be shorter; path and ECN are of all."""
+        for version in LOOPBACK:
+            one, other = [data(n) for n in range(5)], [data(5, 1452), data(6, 1452), data(7, 32)]
+            self.put(one, version, 2)
+            self.put(other, version, 2)
+            self.outside.put(data(8), self.port, version, 2)
+            self.put(one, version, 3)
+
+            read_all(self.reactor)
+
+            runs = self.protocol.runs
+            self.assertEqual([(one + other + [data(8)], 2), (one, 3)], [
+                (run, ecn) for run, _, ecn in runs
+            ])  # fmt: skip
+            local = packed(LOOPBACK[version])
+            expected = self.outside.path(version)._replace(local=local, interface=1)
+            self.assertEqual({expected}, {path for _, path, _ in runs})
+            self.protocol.runs.clear()
+
+    def test_a_single_one(self) -> None:
+        """Without a word of the kernel's a long one is one."""
+        self.outside.put(data(1, 9000), self.port)
+
+        read_all(self.reactor)
+
+        self.assertEqual([data(1, 9000)], self.protocol.take())
+
+    def test_bounded(self) -> None:
+        """A turn's bound counts datagrams; only what came as one with the last goes beyond it."""
+        for _ in range(10):
+            self.put([data(n) for n in range(40)])
+
+        read_all(self.reactor)
+
+        self.assertEqual(80, len(self.protocol.take()))
+        self.assertTrue(DATA_BATCH <= 80 < DATA_BATCH + 40)
+
+    def test_not_known(self) -> None:
+        """An old kernel gives them one by one, and that is all."""
+        self.system.refuse_option = {(socket.IPPROTO_UDP, UDP_GRO): errno.ENOPROTOOPT}
+        self.udp.rebind(0)
+        self.outside.put(data(1), self.udp.port)
+
+        read_all(self.reactor)
+
+        self.assertEqual([data(1)], self.protocol.take())
+        self.assertEqual({}, self.dropped())
+
+
+class KernelInTests(UdpCase):
+    """Runs on their way in, as the kernel gives them."""
+
+    def setUp(self) -> None:
+        self.begin(KernelOutside(self.addCleanup))
+        self.port = self.udp.open(0)
+        self.sender = self.make()
+        self.sender.open(0)
+
+    def test_data(self) -> None:
+        """What left as one arrives, each by itself, from either family."""
+        for version, host in LOOPBACK.items():
+            path = self.outside.path(version)._replace(host=packed(host), port=self.port)
+            sent = [data(number, 1000) for number in range(60)] + [data(60, 48)]
+
+            self.sender.send_datagrams(sent, path, 2)
+            for _ in range(3):
+                read_all(self.reactor)
+
+            self.assertEqual({2}, {ecn for _, _, ecn in self.protocol.runs})
+            self.assertEqual(sent, self.protocol.take())
+
+    def test_handshakes(self) -> None:
+        """Initiations that left as one are no junk, though their socket knows no runs."""
+        path = self.outside.path()._replace(port=self.port)
+        self.sender.send_datagrams([INITIATION] * 5, path, 0)
+
+        read_all(self.reactor)
+
+        self.assertEqual([INITIATION] * 5, self.protocol.take())
