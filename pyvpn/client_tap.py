@@ -70,7 +70,7 @@ def _ask_password(config: ClientConfig) -> str | None:
     from pyvpn.wire.messages import clean_password
 
     if config.plain:
-        return None
+        return _ask_plain_password(config)
     if not config.user and not certificate_file(config.state_dir, server_name(config)).exists():
         raise ConfigError(
             f"{config.path}: no user: write  server = pyvpn://NAME@...  or  user = NAME"
@@ -90,17 +90,46 @@ def _ask_password(config: ClientConfig) -> str | None:
             f"{config.path}: the server does not know this device yet, so a password is needed: "
             "set password_file in [client], or start once at a terminal, where it is asked for"
         )
-    prompt = f"Password of {config.user} at {config.server.endpoints[0]}: "
-    try:
-        password = getpass.getpass(prompt)
-        if not password and known:
-            return None  # perhaps the server changed its mind
-    except (EOFError, KeyboardInterrupt):
-        sys.stderr.write(os.linesep)
-        password = ""
+    password = _typed(f"Password of {config.user} at {config.server.endpoints[0]}: ")
+    if password == "" and known:
+        return None  # perhaps the server changed its mind
     if not password:
         raise ConfigError("no password was given")
     return clean_password(password)
+
+
+def _ask_plain_password(config: ClientConfig) -> str | None:
+    """The same for the first generation, whose UDP program has one password for all.
+
+    Raises:
+        ConfigError: it is needed, and there is no one to ask, or what was typed cannot be one.
+    """
+    from pyvpn.wire.plain_udp import is_fit
+
+    if config.protocol != "plain-udp" or read_password(config) is not None:
+        return None
+    if not sys.stdin.isatty():
+        raise ConfigError(
+            f"{config.path}: plain-udp needs the server's password: set password_file in "
+            "[client], or start at a terminal, where it is asked for"
+        )
+    password = _typed(f"Password of the server at {config.server.endpoints[0]}: ") or ""
+    try:
+        fit = is_fit(password.encode())
+    except UnicodeEncodeError:  # bytes that are no text
+        fit = False
+    if not fit:
+        raise ConfigError("no password was given, or one that cannot be")
+    return password
+
+
+def _typed(prompt: str) -> str | None:
+    """What was typed; None when the person went away."""
+    try:
+        return getpass.getpass(prompt)
+    except (EOFError, KeyboardInterrupt):
+        sys.stderr.write(os.linesep)
+        return None
 
 
 def makeService(options: Options) -> IService:

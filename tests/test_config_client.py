@@ -70,9 +70,9 @@ WRONG: dict[tuple[str, str], dict[str, str]] = {
     ("client", "password_env"): {"$PASSWORD": VARIABLE, "1A": VARIABLE, "A B": VARIABLE},
     ("client", "state_dir"): {"": PATH, "~": TILDE},
     ("client", "protocol"): {
-        "": "pyvpn or plain-tcp",
-        "wireguard": "pyvpn or plain-tcp",
-        "plain-udp": "pyvpn or plain-tcp",
+        "": "pyvpn or plain-tcp or plain-udp",
+        "wireguard": "pyvpn or plain-tcp or plain-udp",
+        "plain": "pyvpn or plain-tcp or plain-udp",
     },
     ("client", "device_name"): {
         "x" * 65: "one line of at most 64 printable characters",
@@ -136,7 +136,7 @@ RIGHT: dict[tuple[str, str], dict[str, object]] = {
     ("client", "password_file"): {"": None, "/nowhere": Path("/nowhere")},
     ("client", "password_env"): {"": None, "VPN_PASSWORD": "VPN_PASSWORD"},
     ("client", "state_dir"): {"/srv": Path("/srv")},
-    ("client", "protocol"): {"pyvpn": "pyvpn"},
+    ("client", "protocol"): {"pyvpn": "pyvpn", "plain-UDP": "plain-udp"},
     ("client", "device_name"): {"": "", "Anna's \u2018laptop\u2019": "Anna's \u2018laptop\u2019"},
     ("tunnel", "device"): {"tun9": "tun9"},
     ("tunnel", "accept_routes"): {

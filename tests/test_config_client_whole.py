@@ -106,6 +106,59 @@ class PlainProtocolTests(ClientFileTestCase):
         )
 
 
+class PlainUdpProtocolTests(ClientFileTestCase):
+    """The first generation's other protocol, from the client."""
+
+    def plain(self, rest: str = "") -> str:
+        """A file that speaks it."""
+        return self.write(f"[client]\nprotocol = plain-udp\nserver = 192.0.2.1\n{rest}\n")
+
+    def test_complete(self) -> None:
+        """A server is enough; the port is the original's, the password comes from anywhere."""
+        config = load_client(self.plain())
+        self.assertTrue(config.plain)
+        self.assertEqual((Endpoint("192.0.2.1", 2003),), config.server.endpoints)
+        self.assertIsNone(read_password(config, {}))
+        self.assertEqual("horse", read_password(load_client(self.plain("password = horse")), {}))
+
+    def test_nothingThatLooksSafe(self) -> None:
+        """Options that would only seem to protect are refused."""
+        for name, value in (("user", "anna"), ("pin", PIN), ("ca_file", "/ca.pem")):
+            self.assertEqual(
+                f"FILE:4: [client] {name} = '{value}': "
+                "nothing: plain-udp has neither users nor encryption",
+                self.complaint(load_client, self.plain(f"{name} = {value}")),
+            )
+        self.assertIn(
+            "': host:port alone: plain-udp has neither users nor pins",
+            self.complain(f"server = pyvpn://anna@vpn.example.org?pin={PIN}\nprotocol=plain-udp"),
+        )
+
+    def test_address(self) -> None:
+        """An address cannot be asked for."""
+        self.assertEqual(
+            "FILE:5: [tunnel] address = '10.0.0.5/24': "
+            "nothing: with plain-udp the server gives an address unasked",
+            self.complaint(load_client, self.plain("[tunnel]\naddress = 10.0.0.5/24")),
+        )
+
+    def test_commands(self) -> None:
+        """A password that the protocol takes for something else is refused, and not shown."""
+        for password in ("r", "e"):
+            self.assertEqual(
+                "FILE:4: [client] password = '***': "
+                "another one: with plain-udp, r and e are commands",
+                self.complaint(load_client, self.plain(f"password = {password}")),
+            )
+        self.load("password = r")
+
+    def test_readableByOthers(self) -> None:
+        """A file with the password in it is private here too."""
+        path = self.plain("password = horse")
+        os.chmod(path, 0o640)
+        self.assertIn("chmod 600", self.complaint(load_client, path))
+
+
 class PasswordTests(ClientFileTestCase):
     """Where the password comes from, and who else could read it."""
 

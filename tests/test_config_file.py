@@ -126,7 +126,7 @@ class UnreadableFileTests(ConfigFileTestCase):
         """[DEFAULT] has no magic: it is a section nobody knows."""
         self.assertEqual(
             "FILE:1: [DEFAULT]: no such section: there are "
-            "firewall, leases, plain, server, tls, tunnel",
+            "firewall, leases, plain, server, tls, tunnel, wireguard",
             self.complain("[DEFAULT]\nmtu = 1400\n"),
         )
 

@@ -17,6 +17,7 @@ from pyvpn.config.values import Expected, duration
 from tests.configfile import ConfigFileTestCase
 
 ADDRESS = "an address such as 192.0.2.53 or 2001:db8::53"
+COMMAND = "one line of at most 1024 bytes, and not r or e: those are commands"
 CAN_HAVE = "an address that an ordinary host can have"
 CONNECT = "host:port, such as vpn.example.org:51820 or [2001:db8::1]:51820"
 LISTEN = "a port, or address:port, such as 51820, 192.0.2.1:51820 or [2001:db8::1]:51820"
@@ -223,6 +224,24 @@ WRONG: dict[tuple[str, str], list[Wrong]] = {
     ],
     ("firewall", "manage"): [Wrong("2", YES_NO), Wrong("nft", YES_NO)],
     ("firewall", "masquerade"): [Wrong("yes no", YES_NO)],
+    ("wireguard", "listen"): [
+        Wrong("", "same, none, or at least one port"),
+        Wrong("yes", f"same, none, or {LISTEN}"),
+        Wrong("0", f"same, none, or {PORT}"),
+        Wrong("same, 51821", f"same, none, or {LISTEN}"),
+        Wrong("1, 192.0.2.1:1", "1 or 192.0.2.1:1, not both: one of them includes the other"),
+    ],
+    ("wireguard", "public_endpoints"): [
+        Wrong("vpn.example.org:0", PORT),
+        Wrong("0.0.0.0:51820", "an address one can connect to"),
+    ],
+    ("wireguard", "keepalive"): [
+        Wrong("", time_from("0s", "65535s")),
+        Wrong("off", time_from("0s", "65535s")),
+        Wrong("65536", time_from("0s", "65535s")),
+        Wrong("-1s", time_from("0s", "65535s")),
+        Wrong("2.5s", "whole seconds, or 0 for none"),
+    ],
     ("plain", "tcp_listen"): [
         Wrong("gvpn", LISTEN),
         Wrong("99999", PORT),
@@ -234,6 +253,24 @@ WRONG: dict[tuple[str, str], list[Wrong]] = {
             "182.1.1.1/24",
             "a network, all 0 after the prefix: 182.1.1.0/24",
         ),
+    ],
+    ("plain", "udp_listen"): [
+        Wrong("gvpn", LISTEN),
+        Wrong("99999", PORT),
+    ],
+    ("plain", "udp_network"): [
+        Wrong("none", "an IPv4 network from /8 to /30, such as 10.0.0.0/24"),
+        Wrong("10.0.0.1/24", "a network, all 0 after the prefix: 10.0.0.0/24"),
+        Wrong("fd00::/64", "an IPv4 network from /8 to /30, such as 10.0.0.0/24"),
+    ],
+    ("plain", "udp_password"): [
+        Wrong("r", COMMAND),
+        Wrong("e", COMMAND),
+        Wrong("x" * 1025, "one line of at most 1024 bytes"),
+    ],
+    ("plain", "udp_password_file"): [
+        Wrong("~/password", "a path written out: '~' means something to a shell only"),
+        Wrong("a\tb", PATH),
     ],
     ("plain", "bypass"): [
         Wrong("fd00::/64", "an IPv4 network from /8 to /32, such as 192.168.77.0/24"),
@@ -298,8 +335,25 @@ RIGHT: dict[tuple[str, str], dict[str, object]] = {
     ("leases", "quarantine"): {"0s": 0.0, "1d": 86400.0},
     ("firewall", "manage"): {"no": False, "true": True},
     ("firewall", "masquerade"): {"off": False, "1": True},
+    ("wireguard", "listen"): {
+        "same": None,
+        "none": (),
+        "51821, 192.0.2.1:443": (Endpoint("", 51821), Endpoint("192.0.2.1", 443)),
+    },
+    ("wireguard", "public_endpoints"): {
+        "": (),
+        "vpn.example.org, [2001:db8::1]:443": (
+            Endpoint("vpn.example.org", 51820),
+            Endpoint("2001:db8::1", 443),
+        ),
+    },
+    ("wireguard", "keepalive"): {"0": 0, "25s": 25, "1h": 3600, "65535": 65535},
     ("plain", "tcp_listen"): {"": None},
     ("plain", "network"): {"10.9.0.0/16": IPv4Network("10.9.0.0/16")},
+    ("plain", "udp_listen"): {"": None},
+    ("plain", "udp_network"): {"10.9.0.0/16": IPv4Network("10.9.0.0/16")},
+    ("plain", "udp_password"): {"": None, "'4fb88ca224e; #": "'4fb88ca224e; #"},
+    ("plain", "udp_password_file"): {"": None, "/nowhere": Path("/nowhere")},
     ("plain", "bypass"): {"": None, "192.168.77.20/32": IPv4Network("192.168.77.20/32")},
 }
 

@@ -198,6 +198,34 @@ class ClientTapTests(TapCase):
         self.assertIsNone(self.parse(client_tap.Options())["typed_password"])
         self.assertEqual([], self.prompts)
 
+    def plain_udp(self, more: str = "") -> None:
+        """Write a file for the first generation's UDP program."""
+        self.write(
+            f"[client]\nserver = vpn.example.org\nprotocol = plain-udp\n"
+            f"state_dir = {self.place}/state\n{more}\n"
+        )
+
+    def test_plain_udp(self) -> None:
+        """The first generation's UDP program has a password and no user: it is asked for."""
+        self.plain_udp()
+        self.sit_down("cafe\u0301")
+        # As it stands: the other side compares bytes.
+        self.assertEqual("cafe\u0301", self.parse(client_tap.Options())["typed_password"])
+        self.assertEqual(["Password of the server at vpn.example.org:2003: "], self.prompts)
+        self.plain_udp("password = horse")
+        self.assertIsNone(self.parse(client_tap.Options())["typed_password"])
+        self.assertFalse((self.place / "state").exists())
+
+    def test_plain_udp_without_password(self) -> None:
+        """Without it, or with one that cannot be, nothing is tried."""
+        self.plain_udp()
+        line = self.refused(client_tap.Options())
+        self.assertIn("password_file", line)
+        self.assertIn(str(self.ini), line)
+        for typed in ("", "r", "e", "a\0b", "x" * 1025, "\udcff", EOFError, KeyboardInterrupt):
+            self.sit_down(typed)
+            self.assertIn("no password was given", self.refused(client_tap.Options()))
+
     def test_wanted_again(self) -> None:
         """A known device whose password the server wanted asks at a terminal, and only there."""
         self.configure()

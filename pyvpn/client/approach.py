@@ -10,6 +10,9 @@ from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
 from twisted.internet.protocol import Factory
 
 from pyvpn.client.device import Device
+from pyvpn.client.machine import Link
+from pyvpn.client.plain_link import PlainUdpLink
+from pyvpn.client.plain_udp import open_link
 from pyvpn.config import ClientConfig, Endpoint
 from pyvpn.net.connect import MarkedReactor
 from pyvpn.net.control import ControlLink
@@ -23,45 +26,59 @@ class _LinkFactory(Factory[Any]):
 
     noisy = False
 
-    def __init__(self, make_link: Callable[[], ControlLink]) -> None:
+    def __init__(self, make_link: Callable[[], Link]) -> None:
         self._make_link = make_link
 
     def buildProtocol(self, addr: object) -> ControlLink:
-        return self._make_link()
+        link = self._make_link()
+        assert isinstance(link, ControlLink)
+        return link
 
 
 class Approach:
     """Connects to one after another of the server's endpoints, outside the tunnel.
 
     Args:
-        make_link: makes the control link of a new connection.
+        make_link: makes the link of a new connection.
     """
 
-    def __init__(self, reactor: Any, mark: int, make_link: Callable[[], ControlLink]) -> None:
+    def __init__(self, reactor: Any, mark: int, make_link: Callable[[], Link]) -> None:
+        self._reactor = reactor
+        self._mark = mark
         self._outside = MarkedReactor(reactor, mark)
+        self._make_link = make_link
         self._links = _LinkFactory(make_link)
         self._next = 0
+        self._last = 0
 
     def next_of(self, config: ClientConfig) -> Endpoint:
         """The endpoint whose turn it is."""
         endpoints = config.server.endpoints
-        self._next += 1
-        return endpoints[(self._next - 1) % len(endpoints)]
+        self._last, self._next = self._next, self._next + 1
+        return endpoints[self._last % len(endpoints)]
 
     def worked(self) -> None:
         """The last one led to the server: it is tried first when the connection is lost."""
-        self._next -= 1
+        self._next = self._last
 
     def connect(
         self, endpoint: Endpoint, config: ClientConfig, device: Device | None
     ) -> Deferred[Any]:
         """Look the name up, try all its addresses; with a *device*, by TLS as that device.
 
-        Fires when a TCP connection stands; TLS is still to come then.
+        Fires when a TCP connection stands; TLS is still to come then.  By the first generation's
+        UDP protocol it is one address after the other: nobody says whether one leads anywhere.
 
         Raises:
             ConfigError: the files that verify the server cannot be used.
         """
+        if config.protocol == "plain-udp":
+            link = self._make_link()
+            assert isinstance(link, PlainUdpLink)
+            turn = self._last // len(config.server.endpoints)
+            resolver = self._outside.nameResolver
+            opening = open_link(self._reactor, resolver, self._mark, endpoint, turn, link)
+            return Deferred.fromCoroutine(opening)
         way: Any = HostnameEndpoint(
             self._outside, endpoint.host, endpoint.port, timeout=CONNECT_SECONDS
         )

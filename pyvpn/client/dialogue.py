@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from ipaddress import IPv4Interface
-from typing import Protocol
+from typing import Any, Protocol
 
 from OpenSSL import SSL
 from twisted.logger import Logger
@@ -76,15 +76,15 @@ class Dialogue(Protocol):
     tls: bool
     has_heartbeats: bool
 
-    def verify(self, link: ControlLink) -> None:
+    def verify(self, link: Any) -> None:
         """Called before a single byte is sent.
 
         Raises:
             Setback: this is not our server.
         """
 
-    async def introduce(self, link: ControlLink) -> RegisterAnswer:
-        """Log in and register.
+    async def introduce(self, link: Any) -> RegisterAnswer:
+        """Log in and register, by a link of this generation.
 
         Raises:
             Setback: the server refused.
@@ -222,6 +222,20 @@ def reasons_of(error: SSL.Error) -> list[str]:
             if isinstance(text, str):
                 found.append(text)
     return found
+
+
+def refuses_certificate(reason: Exception, link: ControlLink) -> bool:
+    """Whether *link* ended for *reason* because the server did not take our certificate.
+
+    In TLS 1.3 a server says so after the client's handshake.  Anybody on the way can send an
+    alert before that, so only a verified server's counts.
+    """
+    return (
+        link.is_verified
+        and not link.is_up
+        and isinstance(reason, SSL.Error)
+        and any("alert" in text for text in reasons_of(reason))
+    )
 
 
 def passing(error: Exception) -> Setback:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 from typing import Any
 
 from twisted.logger import Logger
@@ -18,6 +18,7 @@ from pyvpn.net.threads import DaemonThreads
 from pyvpn.net.tun import ITunSystem, Tun
 from pyvpn.net.upkeep import Upkeep
 from pyvpn.tunnel.acceptance import (
+    EVERYTHING,
     Accepted,
     Address,
     InterfaceAddress,
@@ -36,6 +37,8 @@ _log = Logger()
 
 MAIN_TABLE = 254
 
+_PRIVATE = tuple(map(ip_network, ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16")))
+
 
 @dataclass(frozen=True, slots=True)
 class Agreed:
@@ -53,8 +56,13 @@ class Agreed:
 def policy_of(config: ClientConfig) -> Policy:
     """The part of the ini file that judges what a server pushes."""
     tunnel = config.tunnel
+    allowed = tunnel.accept_routes
+    if config.protocol == "plain-udp" and allowed != EVERYTHING:
+        # There the list is what is routed, and the server draws nothing into the tunnel but its
+        # own end of it.
+        allowed = (*allowed, *_PRIVATE)
     return Policy(
-        accept_routes=tunnel.accept_routes,
+        accept_routes=allowed,
         accept_default_route=tunnel.accept_default_route,
         accept_own_networks=tunnel.accept_own_networks,
         accept_dns=tunnel.accept_dns,
@@ -157,7 +165,7 @@ class TunnelInterface:
             assert isinstance(offer, RegisterAnswer)
             lease = accept_addresses(offer, policy, own, servers)
         # The tunnel's own network is a route like any other, and judged like any other.
-        tunnel_networks = tuple(str(interface.network) for interface in lease)
+        tunnel_networks = tuple(str(each.network) for each in lease if not _is_alone(each))
         whole = _with_routes(offer, (*tunnel_networks, *offer.routes))
         accepted = accept_settings(whole, policy, own, servers, lease)
         agreed = self._target = Agreed(lease, accepted)
@@ -196,6 +204,8 @@ class TunnelInterface:
             table.add(network, length, True)
             self.router.add_route(network, length, self.session)
         for interface in agreed.lease:
+            if _is_alone(interface):
+                continue
             # The server itself answers pings, also where its tunnel network is not routed.
             first = interface.network.network_address + 1
             table.add(first.packed, interface.max_prefixlen, True)
@@ -224,6 +234,11 @@ class TunnelInterface:
         """Give the device back, and with it its addresses and routes."""
         self.agreed = self._target = None
         self._upkeep.close()
+
+
+def _is_alone(interface: InterfaceAddress) -> bool:
+    """One end of a point-to-point link: it has no network."""
+    return interface.network.num_addresses == 1
 
 
 def _with_routes(offer: RegisterAnswer | Settings, routes: tuple[str, ...]) -> Settings:

@@ -3,7 +3,9 @@
 ::
 
     idle --begin--> connecting --secured--> introducing --accepted--> configuring --ready--> up
-                        ^                                                                    |
+                        ^                                                  ^                 |
+                        |                                                  +-----renewed-----+
+                        |                                                                    |
                         |          every state but idle and stopped --failed--> waiting <----+
                         +------------------------------retry----------------------+
 """
@@ -11,11 +13,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 from automat import TypeMachineBuilder
 
-from pyvpn.net.control import ControlLink
+from pyvpn.tunnel.session import Carrier
 from pyvpn.wire.messages import RegisterAnswer
 
 
@@ -29,16 +31,32 @@ class Setback(Exception):
         """A person must do something: said as an error, not as a passing trouble."""
 
 
+class Link(Carrier, Protocol):
+    """A connection to the server, of whichever protocol."""
+
+    transport: Any
+    is_up: bool
+
+    def expect_within(self, seconds: float | None, what: str = "") -> None:
+        """Give up unless called again before so long; None: wait for nothing."""
+
+    def close(self) -> None:
+        """End it in good order."""
+
+    def abort(self) -> None:
+        """End it now."""
+
+
 class Deeds(Protocol):
     """What the service does when a state is entered."""
 
     def connect(self) -> None:
         """Look the server up, try its addresses, agree on TLS and version."""
 
-    def introduce(self, link: ControlLink) -> None:
+    def introduce(self, link: Link) -> None:
         """Verify the server, log in, register."""
 
-    def configure(self, link: ControlLink, offer: RegisterAnswer) -> None:
+    def configure(self, link: Link, offer: RegisterAnswer) -> None:
         """Bring the interface into the state that was agreed."""
 
     def carry(self) -> None:
@@ -57,11 +75,14 @@ class Course(Protocol):
     def begin(self) -> None:
         """The service starts."""
 
-    def secured(self, link: ControlLink) -> None:
+    def secured(self, link: Link) -> None:
         """The transport is up and both ends speak the same version."""
 
-    def accepted(self, link: ControlLink, offer: RegisterAnswer) -> None:
+    def accepted(self, link: Link, offer: RegisterAnswer) -> None:
         """The server took us in."""
+
+    def renewed(self, link: Link, offer: RegisterAnswer) -> None:
+        """It took us in once more, on the same connection."""
 
     def ready(self) -> None:
         """The interface has its addresses and routes."""
@@ -91,11 +112,15 @@ def _build() -> Callable[[Deeds], Course]:
         deeds.connect()
 
     @connecting.upon(Course.secured).to(introducing)
-    def secured(course: Course, deeds: Deeds, link: ControlLink) -> None:
+    def secured(course: Course, deeds: Deeds, link: Link) -> None:
         deeds.introduce(link)
 
     @introducing.upon(Course.accepted).to(configuring)
-    def accepted(course: Course, deeds: Deeds, link: ControlLink, offer: RegisterAnswer) -> None:
+    def accepted(course: Course, deeds: Deeds, link: Link, offer: RegisterAnswer) -> None:
+        deeds.configure(link, offer)
+
+    @up.upon(Course.renewed).to(configuring)
+    def renewed(course: Course, deeds: Deeds, link: Link, offer: RegisterAnswer) -> None:
         deeds.configure(link, offer)
 
     @configuring.upon(Course.ready).to(up)
@@ -129,6 +154,8 @@ def _build() -> Callable[[Deeds], Course]:
         state.upon(Course.secured).loop().returns(None)
     for state in (idle, connecting, configuring, up, waiting, stopped):
         state.upon(Course.accepted).loop().returns(None)
+    for state in (idle, connecting, introducing, configuring, waiting, stopped):
+        state.upon(Course.renewed).loop().returns(None)
     for state in (idle, connecting, introducing, up, waiting, stopped):
         state.upon(Course.ready).loop().returns(None)
     for state in (connecting, introducing, configuring, up, waiting, stopped):

@@ -6,7 +6,6 @@ import random
 import socket
 from typing import Any
 
-from OpenSSL import SSL
 from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred, DeferredLock
 from twisted.internet.interfaces import IDelayedCall
@@ -20,13 +19,16 @@ from pyvpn.client.dialogue import (
     NativeDialogue,
     PlainDialogue,
     passing,
-    reasons_of,
+    refuses_certificate,
     setback_of,
 )
 from pyvpn.client.heart import Heart
 from pyvpn.client.interface import TunnelInterface, outer_address
-from pyvpn.client.machine import Setback, make_course
+from pyvpn.client.machine import Link, Setback, make_course
+from pyvpn.client.plain_link import PlainUdpLink
+from pyvpn.client.plain_udp import PlainUdpDialogue
 from pyvpn.client.refusals import Refusals
+from pyvpn.client.status import log_status
 from pyvpn.config import ClientConfig, Endpoint, load_client, read_password
 from pyvpn.errors import HostError, PeerError, PyvpnError
 from pyvpn.net.control import ControlLink
@@ -43,6 +45,7 @@ from pyvpn.tunnel.backoff import Backoff
 from pyvpn.tunnel.counters import Counters
 from pyvpn.wire.command import Command
 from pyvpn.wire.messages import Answer, Code, Notice, RegisterAnswer, Settings
+from pyvpn.wire.plain_udp import Addresses
 
 _log = Logger()
 
@@ -86,7 +89,7 @@ class ClientService(Service):
         self._netlink = DaemonThreads(reactor, 1, "netlink", 100)
         self._backoff = Backoff(config.tunnel.max_backoff, random.SystemRandom().random)
         self._course = make_course(self)
-        self._link: ControlLink | None = None
+        self._link: Link | None = None
         self._attempt: Deferred[Any] | None = None
         self._alarm: IDelayedCall | None = None
         self._heart = Heart(reactor)
@@ -127,7 +130,10 @@ class ClientService(Service):
 
     def _make_dialogue(self, config: ClientConfig) -> Dialogue:
         if config.plain:
-            _log.warn("protocol = plain-tcp: this tunnel is not encrypted")
+            _log.warn("protocol = {it}: this tunnel is not encrypted", it=config.protocol)
+        if config.protocol == "plain-udp":
+            return PlainUdpDialogue(config, self._password)
+        if config.protocol == "plain-tcp":
             return PlainDialogue(config.tunnel.address[0])  # type: ignore[arg-type]  # IPv4, checked
         self._device = Device(config.state_dir, server_name(config))
         return NativeDialogue(
@@ -150,7 +156,9 @@ class ClientService(Service):
             return
         self._attempt.addErrback(self._not_connected, endpoint)
 
-    def _make_link(self) -> ControlLink:
+    def _make_link(self) -> Link:
+        if isinstance(self.dialogue, PlainUdpDialogue):
+            return PlainUdpLink(self, self.reactor, self.counters)
         return ControlLink(
             self,
             self.reactor,
@@ -169,19 +177,19 @@ class ClientService(Service):
         why = f"cannot reach {endpoint}: {failure.getErrorMessage()}"
         self._course.failed(Setback(why))
 
-    def introduce(self, link: ControlLink) -> None:
+    def introduce(self, link: Link) -> None:
         self.state = "logging in"
         told = Deferred.fromCoroutine(self.dialogue.introduce(link))
         told.addCallback(lambda offer: self._course.accepted(link, offer))
         told.addErrback(self._setback, link)
 
-    def configure(self, link: ControlLink, offer: RegisterAnswer) -> None:
+    def configure(self, link: Link, offer: RegisterAnswer) -> None:
         self.state = "configuring"
         done = Deferred.fromCoroutine(self.interface.agree(offer, self._server_of(link)))
         done.addCallback(lambda _: self._configured(link))
         done.addErrback(self._setback, link)
 
-    def _configured(self, link: ControlLink) -> None:
+    def _configured(self, link: Link) -> None:
         if link is self._link:  # else another one has taken its place meanwhile
             self._course.ready()
 
@@ -189,13 +197,14 @@ class ClientService(Service):
         link, agreed = self._link, self.interface.agreed
         assert link is not None
         assert agreed is not None
+        self._drop_proof()
         self._proof = self.reactor.callLater(PROOF_SECONDS, self._backoff.established)
         self._approach.worked()
         self.interface.session.attach(link, boottime())
         for line in self.interface.describe():
             _log.info("{line}", line=line)
         self.state = self._refusals.tell(agreed.accepted)
-        if self.dialogue.has_heartbeats:
+        if isinstance(link, ControlLink) and self.dialogue.has_heartbeats:
             self._heart.start(link, agreed.accepted.heartbeat)
 
     def wait(self, setback: Setback) -> None:
@@ -211,7 +220,7 @@ class ClientService(Service):
         link = self._link
         if self._alarm is not None and self._alarm.active():
             self._alarm.cancel()
-        if link is not None and link.is_up and self.dialogue.has_heartbeats:
+        if isinstance(link, ControlLink) and link.is_up and self.dialogue.has_heartbeats:
             link.tell(Command.GOODBYE)
         said = link is not None and link.is_up
         self._drop_link(gently=True)
@@ -219,14 +228,14 @@ class ClientService(Service):
 
     # -- LinkOwner
 
-    def connected(self, link: ControlLink) -> None:
+    def connected(self, link: Link) -> None:
         if self._link is not None or self._attempt is None:
             link.abort()  # another address of the server was quicker
             return
         self._link = link
         link.expect_within(SECURE_SECONDS, "TLS handshake")
 
-    def ready(self, link: ControlLink) -> None:
+    def ready(self, link: Link) -> None:
         link.expect_within(None)
         if link is self._link:
             self._course.secured(link)
@@ -234,7 +243,11 @@ class ClientService(Service):
     def heard(self, link: ControlLink) -> None:
         self.interface.session.heard_from(link, boottime())
 
-    def packets(self, link: ControlLink, packets: list[bytes]) -> None:
+    def renewed(self, link: PlainUdpLink, addresses: Addresses) -> None:
+        if link is self._link and isinstance(self.dialogue, PlainUdpDialogue):
+            self._course.renewed(link, self.dialogue.offer(addresses))
+
+    def packets(self, link: Link, packets: list[bytes]) -> None:
         session = self.interface.session
         if session.carrier is link:
             self.interface.router.packets_from_session(session, packets, boottime())
@@ -256,10 +269,15 @@ class ClientService(Service):
             setback_of(notice.code, notice.message, notice.retry_after, "the server ended this")
         )
 
-    def lost(self, link: ControlLink, reason: Exception) -> None:
+    def lost(self, link: Link, reason: Exception) -> None:
         if link is not self._link:
             return
-        if self._certificate_refused(reason, link):
+        if (
+            isinstance(link, ControlLink)
+            and self.dialogue.tls
+            and self._device.certificate is not None
+            and refuses_certificate(reason, link)
+        ):
             _log.warn("the server does not accept this device's certificate: logging in anew")
             self._device.set_aside()
         setback = reason if isinstance(reason, Setback) else passing(reason)
@@ -285,19 +303,7 @@ class ClientService(Service):
         self._heart.change(link, agreed.accepted.heartbeat)
         return Answer(success=True, code=Code.OK).to_bytes()
 
-    def _certificate_refused(self, reason: Exception, link: ControlLink) -> bool:
-        # In TLS 1.3 a server that refuses a certificate says so after the client's handshake.
-        # Anybody on the way can send an alert before that, so only a verified server's counts.
-        return (
-            self.dialogue.tls
-            and link.is_verified
-            and not link.is_up
-            and self._device.certificate is not None
-            and isinstance(reason, SSL.Error)
-            and any("alert" in text for text in reasons_of(reason))
-        )
-
-    def _setback(self, failure: Any, link: ControlLink) -> None:
+    def _setback(self, failure: Any, link: Link) -> None:
         if link is not self._link:
             return
         if failure.check(HostError):
@@ -310,13 +316,12 @@ class ClientService(Service):
             _log.failure("the connection failed", failure)
             self._course.failed(Setback("internal error"))
 
-    def _server_of(self, link: ControlLink) -> Any:
+    def _server_of(self, link: Link) -> Any:
         return outer_address(getattr(link.transport.getPeer(), "host", None))
 
     def _drop_link(self, gently: bool = False) -> None:
         self._heart.stop()
-        if self._proof is not None and self._proof.active():
-            self._proof.cancel()
+        self._drop_proof()
         link, self._link = self._link, None
         attempt, self._attempt = self._attempt, None
         if attempt is not None:
@@ -328,6 +333,10 @@ class ClientService(Service):
                     link.close()
                 else:
                     link.abort()
+
+    def _drop_proof(self) -> None:
+        if self._proof is not None and self._proof.active():
+            self._proof.cancel()
 
     def _ring(self) -> None:
         self._alarm = None
@@ -366,22 +375,7 @@ class ClientService(Service):
 
     def log_status(self) -> None:
         """SIGUSR2: write the state of things to the log."""
-        session = self.interface.session
-        took = self._heart.round_trip
-        trip = "unknown" if took is None else f"{took * 1000:.1f} ms"
-        _log.info("state: {state}; round trip {trip}", state=self.state, trip=trip)
-        for line in self.interface.describe():
-            _log.info("{line}", line=line)
-        _log.info(
-            "in {packets_in} packets {bytes_in} bytes, out {packets_out} packets "
-            "{bytes_out} bytes",
-            packets_in=session.packets_in,
-            bytes_in=session.bytes_in,
-            packets_out=session.packets_out,
-            bytes_out=session.bytes_out,
-        )
-        for reason, n in sorted(self.counters.dropped.items()):
-            _log.info("dropped {n} packets: {reason}", n=n, reason=str(reason))
+        log_status(self.state, self._heart, self.interface, self._link, self.counters)
 
     # -- stop
 

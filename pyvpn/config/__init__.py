@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from pyvpn.config.addresses import Address, Endpoint, Interface, Network, Server
 from pyvpn.config.client import ClientConfig, load_client, read_password
+from pyvpn.config.plain import read_plain_password
 from pyvpn.config.server import ServerConfig, load_server
 from pyvpn.config.table import describe
 
@@ -24,4 +25,5 @@ __all__ = [
     "load_client",
     "load_server",
     "read_password",
+    "read_plain_password",
 ]

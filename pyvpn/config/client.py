@@ -3,11 +3,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import os
 import re
-import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Interface
@@ -26,6 +24,7 @@ from pyvpn.config.addresses import (
     server,
     user,
 )
+from pyvpn.config.passwords import first_line, is_open_to_others, private
 from pyvpn.config.server import device_name
 from pyvpn.config.table import Contradiction, Loaded, hidden, load, option, section
 from pyvpn.config.values import (
@@ -43,11 +42,12 @@ from pyvpn.config.values import (
     yes_no,
 )
 from pyvpn.errors import ConfigError
+from pyvpn.wire import plain_udp
 
 PORT = 51820
 EXAMPLE = "pyvpn://anna@vpn.example.org:51820?pin=sha256:..."
-PLAIN_PORT = 51005
-"""The port of the first generation's TCP program."""
+PLAIN_PORTS = {"plain-tcp": 51005, "plain-udp": plain_udp.PORT}
+"""The ports of the first generation's programs."""
 
 
 def _without_password(value: str) -> str:
@@ -72,7 +72,7 @@ class Tunnel:
         words(list_of(network), yes=EVERY_NETWORK, no=()),
         "Which networks may the server draw into the tunnel? yes: whatever the options below "
         "allow. no: none. Or a list: only what lies inside one of these, which may then also be a "
-        "network around the server's own address.",
+        "network around the server's own address. With plain-udp a list is what is routed.",
     )
     accept_default_route: bool = option(
         "no",
@@ -176,9 +176,9 @@ directory the client is started in. A file with a password in it must have mode 
     )
     protocol: str = option(
         "pyvpn",
-        choice("pyvpn", "plain-tcp"),
-        "plain-tcp: the first generation's TCP protocol, without encryption, for lessons and "
-        "laboratories (port 51005 if the server option has none).",
+        choice("pyvpn", "plain-tcp", "plain-udp"),
+        "plain-tcp, plain-udp: the first generation's protocols, without encryption, for lessons "
+        "and laboratories (ports 51005 and 2003 if the server option has none).",
     )
     device_name: str = option(
         "", text(64), "What people call this device in the server's lists. Empty: its host name."
@@ -187,8 +187,8 @@ directory the client is started in. A file with a password in it must have mode 
 
     @property
     def plain(self) -> bool:
-        """The first generation's protocol is spoken."""
-        return self.protocol == "plain-tcp"
+        """One of the first generation's protocols is spoken."""
+        return self.protocol in PLAIN_PORTS
 
     def contradictions(self) -> Iterator[Contradiction]:
         """What is wrong although each value by itself is right."""
@@ -197,12 +197,10 @@ directory the client is started in. A file with a password in it must have mode 
         if len(given) > 1:
             yield Contradiction("client", (given[-1],), f"only one of {', '.join(secrets)}")
         if self.password is not None and self.open_to_others:
-            yield Contradiction("client", ("password",), _private(self.path))
-        if self.password_file is not None:
-            # Said at the start, also while the server knows the device and nobody reads it.
-            with contextlib.suppress(OSError):
-                if _open_to_others(self.password_file, self.password_file.stat().st_mode):
-                    yield Contradiction("client", ("password_file",), _private(self.password_file))
+            yield Contradiction("client", ("password",), private(self.path))
+        # Said at the start, also while the server knows the device and nobody reads it.
+        if self.password_file is not None and is_open_to_others(self.password_file):
+            yield Contradiction("client", ("password_file",), private(self.password_file))
         if self.pin and self.server.pin and self.pin != self.server.pin:
             yield Contradiction(
                 "client", ("pin",), "the same pin as in the server option, or none"
@@ -217,12 +215,19 @@ directory the client is started in. A file with a password in it must have mode 
     def _of_plain(self) -> Iterator[Contradiction]:
         """What this protocol does not have must not be believed to be at work."""
         if self.server.pin or self.server.user:
-            expected = "host:port alone: plain-tcp has neither users nor pins"
+            expected = f"host:port alone: {self.protocol} has neither users nor pins"
             yield Contradiction("client", ("server",), expected)
-        for name in ("user", "pin", "ca_file", "password", "password_file", "password_env"):
+        meaningless, lacking, more = ["user", "pin", "ca_file"], "users", self._of_plain_udp
+        if self.protocol == "plain-tcp":
+            meaningless += ["password", "password_file", "password_env"]
+            lacking, more = "log-in", self._of_plain_tcp
+        for name in meaningless:
             if getattr(self, name):
-                expected = "nothing: plain-tcp has neither log-in nor encryption"
+                expected = f"nothing: {self.protocol} has neither {lacking} nor encryption"
                 yield Contradiction("client", (name,), expected)
+        yield from more()
+
+    def _of_plain_tcp(self) -> Iterator[Contradiction]:
         address = self.tunnel.address
         if (
             len(address) != 1
@@ -230,6 +235,14 @@ directory the client is started in. A file with a password in it must have mode 
             or not 8 <= address[0].network.prefixlen <= 30
         ):
             expected = "with plain-tcp, one IPv4 address and its prefix, such as 182.1.1.101/24"
+            yield Contradiction("tunnel", ("address",), expected)
+
+    def _of_plain_udp(self) -> Iterator[Contradiction]:
+        if self.password is not None and not plain_udp.is_fit(self.password.encode()):
+            expected = "another one: with plain-udp, r and e are commands"
+            yield Contradiction("client", ("password",), expected)
+        if self.tunnel.address:
+            expected = "nothing: with plain-udp the server gives an address unasked"
             yield Contradiction("tunnel", ("address",), expected)
 
     def _of_addresses(self) -> Iterator[Contradiction]:
@@ -253,7 +266,7 @@ def load_client(path: str | os.PathLike[str]) -> ClientConfig:
             password in it that others may read.
     """
     config = load(ClientConfig, path)
-    port = PLAIN_PORT if config.plain else PORT
+    port = PLAIN_PORTS.get(config.protocol, PORT)
     complete = Server(
         tuple(Endpoint(host, number or port) for host, number in config.server.endpoints),
         config.pin or config.server.pin,
@@ -273,14 +286,7 @@ def read_password(config: ClientConfig, environ: Mapping[str, str] = os.environ)
     """
     if config.password_file is not None:
         place = f"{config.where('client', 'password_file')} = '{config.password_file}'"
-        data, mode = _password_file(config.password_file, place)
-        if _open_to_others(config.password_file, mode, environ):
-            raise ConfigError(f"{place}: {_private(config.password_file)}")
-        first = data.partition(b"\n")[0].removesuffix(b"\r")
-        try:
-            password = first.decode()
-        except UnicodeDecodeError:
-            raise ConfigError(f"{place}: a file of UTF-8 text") from None
+        password = first_line(config.password_file, place, environ)
         expected = "a file whose first line is the password"
     elif config.password_env is not None:
         place = f"{config.where('client', 'password_env')} = '{config.password_env}'"
@@ -294,22 +300,3 @@ def read_password(config: ClientConfig, environ: Mapping[str, str] = os.environ)
         return secret(password)
     except (Expected, UnicodeEncodeError):  # an environment may hold bytes that are no text
         raise ConfigError(f"{place}: {expected}, at most 1024 bytes of UTF-8") from None
-
-
-def _password_file(path: Path, place: str) -> tuple[bytes, int]:
-    try:
-        with open(path, "rb") as file:
-            return file.read(4096), os.fstat(file.fileno()).st_mode
-    except OSError as error:
-        raise ConfigError(f"{place}: a file that can be read ({error.strerror})") from None
-
-
-def _open_to_others(path: Path, mode: int, environ: Mapping[str, str] = os.environ) -> bool:
-    """Others may read it. In systemd's credentials the group's bits are those of an ACL mask."""
-    credentials = environ.get("CREDENTIALS_DIRECTORY")
-    ours = 0o007 if credentials and path.is_relative_to(credentials) else 0o077
-    return bool(stat.S_IMODE(mode) & ours)
-
-
-def _private(path: Path) -> str:
-    return f"a file that nobody else can read: chmod 600 {path}"

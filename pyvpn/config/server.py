@@ -26,8 +26,10 @@ from pyvpn.config.addresses import (
     relays,
     remote_endpoint,
 )
+from pyvpn.config.plain import PLAIN, Plain
 from pyvpn.config.table import Contradiction, Loaded, load, option, section
 from pyvpn.config.values import duration, list_of, matching, optional, path, whole, words, yes_no
+from pyvpn.config.wireguard import WIREGUARD, WireGuard
 from pyvpn.tunnel.acceptance import MOST_DNS, MOST_ROUTES
 
 device_name = matching(
@@ -144,25 +146,6 @@ class Firewall:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plain:
-    """[plain] The listener for the first generation's TCP protocol."""
-
-    tcp_listen: Endpoint | None = option(
-        "", optional(listen_endpoint), "Port, or address:port, such as 51005. Empty: switched off."
-    )
-    network: IPv4Network = option(
-        "182.1.1.0/24",
-        network4(8, 30, "182.1.1.0/24"),
-        "The tunnel network of those clients; they choose their addresses in it themselves.",
-    )
-    bypass: IPv4Network | None = option(
-        "",
-        optional(network4(8, 32, "192.168.77.0/24")),
-        "The one network they may reach. Needed when tcp_listen is set.",
-    )
-
-
-@dataclass(frozen=True, kw_only=True)
 class ServerConfig(Loaded):
     """What the server shall do. Times are seconds."""
 
@@ -224,17 +207,22 @@ paths begin in the directory the server is started in. After a change: kill -HUP
     tunnel: Tunnel = section(Tunnel, "")
     leases: Leases = section(Leases, "")
     firewall: Firewall = section(Firewall, "")
-    plain: Plain = section(
-        Plain,
-        "The first generation's TCP protocol, for lessons and laboratories. It has no encryption "
-        "and no log-in: whoever reaches the port reaches the bypass network.",
-    )
+    wireguard: WireGuard = section(WireGuard, WIREGUARD)
+    plain: Plain = section(Plain, PLAIN)
+
+    @property
+    def wireguard_listen(self) -> tuple[Endpoint, ...]:
+        """Where WireGuard is spoken, by UDP; nowhere if empty."""
+        return self.listen if self.wireguard.listen is None else self.wireguard.listen
 
     def contradictions(self) -> Iterator[Contradiction]:
         """What is wrong although each value by itself is right."""
         yield from self._of_addresses()
         yield from self._of_the_tunnel()
-        yield from self._of_plain()
+        yield from self.plain.contradictions(
+            self, self.listen, self.tunnel.network4, self.tunnel.mtu
+        )
+        yield from self.wireguard.contradictions(self.plain.udp_listen)
         if (self.tls.certificate is None) != (self.tls.private_key is None):
             missing = "certificate" if self.tls.certificate is None else "private_key"
             yield Contradiction(
@@ -279,38 +267,26 @@ paths begin in the directory the server is started in. After a change: kill -HUP
                 expected = f"no {each}: there is no IPv{each.version} inside the tunnel"
                 yield Contradiction("tunnel", ("routes",), expected)
 
-    def _of_plain(self) -> Iterator[Contradiction]:
-        plain, pool = self.plain, self.tunnel.network4
-        if plain.tcp_listen is None:
-            return
-        if plain.bypass is None:
-            yield Contradiction(
-                "plain", ("tcp_listen",), "bypass as well: the one network its clients may reach"
-            )
-        if any(plain.tcp_listen.overlaps(each) for each in self.listen):
-            expected = "a port that [server] listen does not have"
-            yield Contradiction("plain", ("tcp_listen",), expected)
-        for name, mine in (("network", plain.network), ("bypass", plain.bypass)):
-            if mine is not None and pool is not None and overlap(mine, pool):
-                expected = f"a network apart from [tunnel] network4 ({pool})"
-                yield Contradiction("plain", (name,), expected)
-        if plain.bypass is not None and overlap(plain.bypass, plain.network):
-            yield Contradiction("plain", ("bypass",), f"a network apart from {plain.network}")
-
 
 def load_server(path: str | os.PathLike[str]) -> ServerConfig:
     """Read the server's file at *path*.
 
-    Public endpoints without a port have got the first one the server listens on.
+    Public endpoints without a port have got the first one the server listens on, by TCP or UDP.
 
     Raises:
         ConfigError: the operator's fault; one line for each thing wrong.
     """
     config = load(ServerConfig, path)
+    udp = config.wireguard_listen or config.listen
     return dataclasses.replace(
         config,
-        public_endpoints=tuple(
-            Endpoint(each.host, each.port or config.listen[0].port)
-            for each in config.public_endpoints
+        public_endpoints=_with_port(config.public_endpoints, config.listen[0].port),
+        wireguard=dataclasses.replace(
+            config.wireguard,
+            public_endpoints=_with_port(config.wireguard.public_endpoints, udp[0].port),
         ),
     )
+
+
+def _with_port(endpoints: tuple[Endpoint, ...], port: int) -> tuple[Endpoint, ...]:
+    return tuple(Endpoint(each.host, each.port or port) for each in endpoints)

@@ -6,11 +6,10 @@ from typing import Any, cast
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from pyvpn.client.machine import Course, Setback, make_course
-from pyvpn.net.control import ControlLink
+from pyvpn.client.machine import Course, Link, Setback, make_course
 from pyvpn.wire.messages import RegisterAnswer
 
-LINK = cast(ControlLink, object())
+LINK = cast(Link, object())
 OFFER = RegisterAnswer(success=True, code="ok")
 SETBACK = Setback("why")
 
@@ -18,6 +17,7 @@ INPUTS: dict[str, tuple[Any, ...]] = {
     "begin": (),
     "secured": (LINK,),
     "accepted": (LINK, OFFER),
+    "renewed": (LINK, OFFER),
     "ready": (),
     "failed": (SETBACK,),
     "retry": (),
@@ -39,6 +39,7 @@ STEPS = {
     ("connecting", "secured"): ("introduce", "introducing"),
     ("introducing", "accepted"): ("configure", "configuring"),
     ("configuring", "ready"): ("carry", "up"),
+    ("up", "renewed"): ("configure", "configuring"),
     ("waiting", "retry"): ("connect", "connecting"),
     **{
         (state, "failed"): ("wait", "waiting")
@@ -61,10 +62,10 @@ class KeepingDeeds:
     def connect(self) -> None:
         self.done.append(("connect",))
 
-    def introduce(self, link: ControlLink) -> None:
+    def introduce(self, link: Link) -> None:
         self.done.append(("introduce", link))
 
-    def configure(self, link: ControlLink, offer: RegisterAnswer) -> None:
+    def configure(self, link: Link, offer: RegisterAnswer) -> None:
         self.done.append(("configure", link, offer))
 
     def carry(self) -> None:

@@ -1,7 +1,8 @@
-"""The original program in the lab, for the tests that set it against ours."""
+"""The original programs in the lab, for the tests that set them against ours."""
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,16 +15,29 @@ PORT = 51005
 ADDRESS = "182.1.1.101"
 ORIGINAL = [sys.executable, str(Path(__file__).with_name("original.py"))]
 
+UDP_PORT = 2003
+UDP_PASSWORD = "4fb88ca224e"
+ORIGINAL_UDP = [sys.executable, str(Path(__file__).with_name("original_udp.py"))]
+
 
 @contextmanager
 def original(lab: Lab, host: str, *arguments: str, ready: str) -> Iterator[Path]:
-    """The original program on *host* until the end of the block; gives its log."""
+    """The original TCP program on *host* until the end of the block; gives its log."""
+    with running(lab, host, [*ORIGINAL, *arguments], ready) as (_, log):
+        yield log
+
+
+@contextmanager
+def running(
+    lab: Lab, host: str, program: list[str], ready: str
+) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
+    """A program on *host* until the end of the block, and its log."""
     log = lab.folder / f"original-{host}.log"
     log.unlink(missing_ok=True)
-    process = lab.start(host, [*ORIGINAL, *arguments], log)
+    process = lab.start(host, program, log)
     try:
         wait_for_line(log, ready, process=process)
-        yield log
+        yield process, log
     finally:
         stop(process)
 

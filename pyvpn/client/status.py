@@ -1,0 +1,35 @@
+"""What a client says of itself when it is asked (SIGUSR2)."""
+
+from __future__ import annotations
+
+from twisted.logger import Logger
+
+from pyvpn.client.heart import Heart
+from pyvpn.client.interface import TunnelInterface
+from pyvpn.client.machine import Link
+from pyvpn.client.plain_link import PlainUdpLink
+from pyvpn.tunnel.counters import Counters
+
+_log = Logger()
+
+
+def log_status(
+    state: str, heart: Heart, interface: TunnelInterface, link: Link | None, counters: Counters
+) -> None:
+    """Write the state of things to the log."""
+    session, took = interface.session, heart.round_trip
+    trip = "unknown" if took is None else f"{took * 1000:.1f} ms"
+    _log.info("state: {state}; round trip {trip}", state=state, trip=trip)
+    if isinstance(link, PlainUdpLink):
+        _log.info("{line}", line=link.describe())
+    for line in interface.describe():
+        _log.info("{line}", line=line)
+    _log.info(
+        "in {packets_in} packets {bytes_in} bytes, out {packets_out} packets {bytes_out} bytes",
+        packets_in=session.packets_in,
+        bytes_in=session.bytes_in,
+        packets_out=session.packets_out,
+        bytes_out=session.bytes_out,
+    )
+    for reason, n in sorted(counters.dropped.items()):
+        _log.info("dropped {n} packets: {reason}", n=n, reason=str(reason))

@@ -1,0 +1,67 @@
+"""What stands in the server's [wireguard] section: where WireGuard is spoken, by UDP."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from pyvpn.config.addresses import Endpoint, listen_endpoint, remote_endpoint
+from pyvpn.config.table import Contradiction, option
+from pyvpn.config.values import Expected, duration, list_of, words
+
+WIREGUARD = (
+    "For stock WireGuard apps on phones, Macs and Windows PCs: pyvpn device add --wireguard puts "
+    "each of them on file."
+)
+
+MOST_KEEPALIVE = 65535  # seconds: wg and the apps have 16 bits for it
+
+
+def _ports(value: str) -> tuple[Endpoint, ...]:
+    found = list_of(listen_endpoint)(value)
+    if not found:
+        raise Expected("at least one port")
+    return found
+
+
+def _whole_seconds(value: str) -> int:
+    seconds = duration("0s", f"{MOST_KEEPALIVE}s")(value)
+    if not seconds.is_integer():
+        raise Expected("whole seconds, or 0 for none")
+    return int(seconds)
+
+
+@dataclass(frozen=True, kw_only=True)
+class WireGuard:
+    """[wireguard] UDP for stock apps; keepalive in seconds."""
+
+    listen: tuple[Endpoint, ...] | None = option(
+        "same",
+        words(_ports, same=None, none=()),
+        "same: the ports and addresses of [server] listen, by UDP. none: no WireGuard. Or a list, "
+        "written as there.",
+    )
+    public_endpoints: tuple[Endpoint, ...] = option(
+        "",
+        list_of(remote_endpoint),
+        "Where apps find this server from outside, if UDP is forwarded from another host or port "
+        "than TCP. Without it: those of [server]. Apps take one, the first.",
+    )
+    keepalive: int = option(
+        "25s",
+        _whole_seconds,
+        "What the apps' files say: so often a silent app sends a packet, which keeps routers from "
+        "forgetting it, so that it can be reached. 0: never, to spare batteries.",
+    )
+
+    def contradictions(self, plain_udp: Endpoint | None) -> Iterator[Contradiction]:
+        """What is wrong together; *plain_udp* is where the first generation's UDP is spoken."""
+        for one, other in itertools.combinations(self.listen or (), 2):
+            if one.overlaps(other):
+                expected = f"{one} or {other}, not both: one of them includes the other"
+                yield Contradiction("wireguard", ("listen",), expected)
+        for each in self.listen or ():
+            if plain_udp is not None and plain_udp.overlaps(each):
+                expected = f"a port that [plain] udp_listen does not have ({plain_udp})"
+                yield Contradiction("wireguard", ("listen",), expected)
