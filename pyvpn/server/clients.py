@@ -237,14 +237,15 @@ class Clients:
     async def _unchanged(self, user: User, device: Device) -> bool:
         """Whether the account is as it was before the disk was busy with the lease of *device*.
 
-        users_changed() knows nobody who has no session yet.
+        Who looks for changes knows nobody who has no session yet.
         """
         try:
             latest = await self._storage.run(self._store.user_by_id, user.id)
+            there = await self._storage.run(self._store.has_device, device.id)
         except BaseException:
             self._let_go(device)
             raise
-        if latest is not None and _same_terms(user, latest):
+        if latest is not None and there and _same_terms(user, latest):
             return True
         self._let_go(device)
         return False

@@ -3,35 +3,47 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
 
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from pyvpn.auth import CertificateChecker, make_portal
-from pyvpn.config import Network, ServerConfig
+from pyvpn.config import Network, ServerConfig, read_plain_password
 from pyvpn.net.control import ControlLink
 from pyvpn.net.process import boottime
 from pyvpn.net.threads import DaemonThreads
 from pyvpn.net.tls import ServerIdentity
-from pyvpn.server.clients import Clients
+from pyvpn.server.clients import KICKED_SECONDS, Clients
 from pyvpn.server.listen import Relays
 from pyvpn.server.login import LogIns
 from pyvpn.server.plain import PlainClients
+from pyvpn.server.plain_udp import PlainUdp
 from pyvpn.server.terms import offered, own_interface
 from pyvpn.server.visit import Statistics
-from pyvpn.store.records import User
+from pyvpn.server.wireguard import WireGuardServer
+from pyvpn.store.records import Device, Remembered, User
 from pyvpn.store.sqlite import Store
 from pyvpn.tunnel.addresses import AddressPool
 from pyvpn.tunnel.admission import Admission
 from pyvpn.tunnel.counters import Counters
-from pyvpn.tunnel.leases import Leases
+from pyvpn.tunnel.leases import Lease, Leases
 from pyvpn.tunnel.router import Router
 from pyvpn.tunnel.session import PacketSink
 from pyvpn.tunnel.throttle import Throttle
+from pyvpn.wire.messages import Code
 
 _log = Logger()
+
+
+class _OnFile(NamedTuple):
+    """What the command line changes."""
+
+    users: list[User]
+    devices: list[Device]
+    pinned: list[Lease]
+    remembered: list[Remembered]
 
 
 class Core:
@@ -91,6 +103,9 @@ class Core:
         self._certificates = CertificateChecker(store, storage.run, unix, config.reauth_after)
         self.clients = self._make_clients(config, own, hashing, identity, checkers)
         self.plain = self._make_plain(config)
+        self.plain_udp = self._make_plain_udp(config)
+        self.wireguard: WireGuardServer | None = None
+        """To be told of changes, once there is one."""
 
     def _load_leases(self, sticky_seconds: float) -> Leases:
         leases = Leases(self._pools.get(4), self._pools.get(6), sticky_seconds)
@@ -157,6 +172,18 @@ class Core:
             counters=self._counters,
         )
 
+    def _make_plain_udp(self, config: ServerConfig) -> PlainUdp | None:
+        plain = config.plain
+        if plain.udp_listen is None or plain.bypass is None:
+            return None
+        return PlainUdp(
+            network=plain.udp_network,
+            bypass=plain.bypass,
+            password=read_plain_password(plain, config.where("plain", "udp_password_file")),
+            router=self.router,
+            now=self._now,
+        )
+
     def _make_admission(self, config: ServerConfig) -> Admission:
         admission = Admission(
             config.unauthenticated_connections, config.unauthenticated_per_source
@@ -169,7 +196,11 @@ class Core:
 
     def tick(self) -> None:
         """End the sessions whose time is over."""
-        self.clients.expire(self.router.tick(self._now()))
+        now = self._now()
+        # Who has no user is a plain client, whose time is its protocol's own.
+        self.clients.expire([each for each in self.router.tick(now) if each.user])
+        if self.plain_udp is not None:
+            self.plain_udp.tick(now)
 
     # -- the configuration
 
@@ -191,6 +222,8 @@ class Core:
         terms = offered(config, own)
         if terms != self.clients.terms:
             self.clients.offer(terms)
+            if self.wireguard is not None:
+                self.wireguard.stock.offer(terms)
 
     # -- the accounts
 
@@ -198,24 +231,45 @@ class Core:
         """Take over what the command line has changed in the store; may fail with PyvpnError."""
         return self._storage.run(self._changed).addCallback(self._take_over)
 
-    def _changed(self) -> tuple[list[User], set[int]] | None:
-        """Users, and which devices there are, if they may be others (in the store's thread)."""
+    def _changed(self) -> _OnFile | None:
+        """What the command line may have changed, if it may have (in the store's thread)."""
         version = self._store.data_version()
         if version == self._seen:
             return None
-        found = self._store.users(), {device.id for device in self._store.devices()}
+        found = _OnFile(
+            self._store.users(),
+            self._store.devices(),
+            self._store.pinned_leases(),
+            self._store.peers(),
+        )
         self._seen = version  # not before: a disk that fails is asked again
         return found
 
-    def _take_over(self, changed: tuple[list[User], set[int]] | None) -> None:
+    def _take_over(self, changed: _OnFile | None) -> None:
         if changed is None:
             return
-        users, devices = changed
-        current = {user.id: user for user in users}
+        current = {user.id: user for user in changed.users}
         for gone in self.users.keys() - current.keys():
             self.leases.reserve_fixed(gone, None, None)
-        for user in users:
+        for user in changed.users:
             self.leases.reserve_fixed(user.id, user.fixed4, user.fixed6)
         self.users = current
         self.clients.users_changed(current)
-        self.leases.forget_all_but(devices, self._unix())
+        devices = {device.id for device in changed.devices}
+        self._dismiss(
+            self.clients.sessions.keys() - devices, Code.KICKED, "the device was removed"
+        )
+        unix = self._unix()
+        self.leases.forget_all_but(devices, unix)
+        ended = self.leases.pin(changed.pinned, unix)
+        self._dismiss(ended, Code.LOG_IN_AGAIN, "the address was given to another device", 0.0)
+        if self.wireguard is not None:
+            self.wireguard.take_over(changed.devices, current, changed.remembered)
+
+    def _dismiss(
+        self, devices: Iterable[int], code: Code, why: str, retry_after: float = KICKED_SECONDS
+    ) -> None:
+        for device in devices:
+            session = self.clients.sessions.get(device)
+            if session is not None:
+                self.clients.dismiss(session, code, why, retry_after)

@@ -11,12 +11,15 @@ from twisted.logger import Logger
 
 from pyvpn.errors import PyvpnError
 from pyvpn.net.threads import DaemonThreads
-from pyvpn.store.records import Device, User
+from pyvpn.store.records import AddressTaken, Device, User
 from pyvpn.store.sqlite import Store
-from pyvpn.tunnel.leases import Lease, Leases
+from pyvpn.tunnel.leases import Lease, Leases, PoolEmpty
 from pyvpn.wire.messages import Register
 
 _log = Logger()
+
+TRIES = 5
+"""How often an address may be lost to the command line before one registration is refused."""
 
 
 class Grants:
@@ -44,7 +47,17 @@ class Grants:
             PoolEmpty: there are none for it.
             PyvpnError: the disk refuses; nothing was given then.
         """
-        lease = await self._grant(user, device, request)
+        for _ in range(TRIES):
+            try:
+                lease = await self._grant(user, device, request)
+                break
+            except AddressTaken:
+                # The command line was quicker: it pinned the address to a stock device a moment
+                # ago, and we have not looked since.
+                pinned = await self._storage.run(self._store.pinned_leases)
+                self._leases.pin(pinned, self._unix())
+        else:
+            raise PoolEmpty("the addresses were given away meanwhile; try again")
         wishes = ((request.address4, lease.address4, 4), (request.address6, lease.address6, 16))
         for wish, given, size in wishes:
             if wish and _packed(wish, size) != given:

@@ -78,6 +78,7 @@ class ServerInterface:
             (config.where("tunnel", "network4"), config.tunnel.network4),
             (config.where("tunnel", "network6"), config.tunnel.network6),
             (config.where("plain", "network"), config.plain.network),
+            (config.where("plain", "udp_network"), config.plain.udp_network),
         ):
             if network is None or network not in tunnel_networks(config):
                 continue
@@ -159,14 +160,13 @@ class ServerInterface:
 
     def _wanted_firewall(self) -> Firewall:
         config = self._config
-        plain = config.plain if config.plain.tcp_listen is not None else None
         return Firewall(
             device=config.tunnel.device,
             networks=pools(config),
             masquerade=config.firewall.masquerade,
             client_to_client=config.tunnel.client_to_client,
-            plain_network=plain.network if plain else None,
-            plain_bypass=plain.bypass if plain else None,
+            plain_networks=config.plain.networks,
+            plain_bypass=config.plain.bypass,
             bystanders=self.host.bystanders(config.tunnel.device),
             bystander_versions=self.host.forwarding_is_ours(),
         )

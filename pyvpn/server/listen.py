@@ -82,13 +82,17 @@ class Relays:
     def speaks(self, packed: bytes | None) -> bool:
         return packed is not None and _within(packed, self._speaking)
 
+    def exempts(self, packed: bytes) -> bool:
+        """Whether many clients share the *packed* address, so that no limit is right for it."""
+        return _within(packed, self._trusted) or _within(packed, self._speaking)
+
     def source_of(self, link: ControlLink) -> tuple[bytes | None, str]:
         """The packed address of *link*'s far end, or None if it is a relay; and for people."""
         assert link.transport is not None
         packed = packed_source(link.transport.getPeer())
         if packed is None:
             return None, "an unknown place"
-        if _within(packed, self._trusted) or _within(packed, self._speaking):
+        if self.exempts(packed):
             return None, f"relay {ip_address(packed)}"
         return packed, str(ip_address(packed))
 

@@ -32,9 +32,14 @@ from pyvpn.server.identity import load_identity
 from pyvpn.server.interface import ServerInterface
 from pyvpn.server.listen import Door, LinkFactory, listen_everywhere
 from pyvpn.server.loops import Loops, finish
+from pyvpn.server.plain_udp import listen_udp
 from pyvpn.server.terms import link_of
+from pyvpn.server.wireguard import WireGuardServer
+from pyvpn.server.wireguard_key import load_or_make_wireguard_key
 from pyvpn.store.sqlite import FILE_NAME, Store
 from pyvpn.tunnel.counters import Counters
+from pyvpn.tunnel.peer import Peer
+from pyvpn.tunnel.session import Session
 from pyvpn.wire.command import PLAIN_VERSION, VERSION
 
 _log = Logger()
@@ -43,6 +48,10 @@ TICK_SECONDS = 1.0
 LOOK_SECONDS = 0.5
 """How often the user database is asked whether somebody changed it: one PRAGMA."""
 LEASE_SECONDS = 60.0
+CALL_SECONDS = 0.1
+"""How often handshakes with those who were here before a restart are begun, a few at a time."""
+SAVE_SECONDS = 1.0
+"""What a crash may cost us of what we know about where WireGuard peers are."""
 FAREWELL_SECONDS = 0.3
 UNDO_SECONDS = 1.2
 COME_BACK_SECONDS = 1.0
@@ -86,6 +95,7 @@ class ServerService(Service):
         self._hashing = DaemonThreads(reactor, HASHES_AT_ONCE, "hash", HASHES_WAITING)
         self._ports: list[IListeningPort] = []
         self._loops = Loops(reactor)
+        self.wireguard: WireGuardServer | None = None
         self._undo: list[Callable[[], object]] = []
 
     # -- start
@@ -118,7 +128,7 @@ class ServerService(Service):
             config,
             self._netlink,
             self.counters,
-            received=lambda packets: self.core.router.packets_from_tun(packets, boottime()),
+            received=self._packets_from_tun,
             lost=lambda why: end_with_failure(self.reactor, why),
         )
         self.core = Core(
@@ -132,16 +142,48 @@ class ServerService(Service):
             counters=self.counters,
             checkers=self._checkers,
         )
-        # The port first: a second server fails here, before anything of the host is touched.
+        if config.wireguard.listen != ():
+            self.wireguard = self._make_wireguard()
+        # The ports first: a second server fails here, before anything of the host is touched.
         self._listen()
         self._undo.append(self.interface.close)
         self.interface.open()
         self._announce()
+        if self.wireguard is not None:
+            self._begin_wireguard(self.wireguard)
         self._loops.start(self.core.tick, TICK_SECONDS)
         self._loops.start(self.core.look_for_changes, LOOK_SECONDS)
         self._loops.start(self.core.clients.expire_leases, LEASE_SECONDS)
         return_large_blocks()
         self.reactor.callWhenRunning(set_aside_the_past)
+
+    def _make_wireguard(self) -> WireGuardServer:
+        self.core.wireguard = made = WireGuardServer(
+            self.reactor,
+            load_or_make_wireguard_key(self.config.state_dir),
+            self.store,
+            self._storage,
+            self.core.router,
+            self.counters,
+            trusted=self.core.relays.exempts,
+            lease=self.core.leases.get,
+            terms=self.core.clients.terms,
+            now=boottime,
+            unix=time.time,
+        )
+        self._undo.append(made.close)
+        return made
+
+    def _begin_wireguard(self, wireguard: WireGuardServer) -> None:
+        wireguard.begin(self._storage.call(self.store.devices), self.core.users)
+        wireguard.show(self.interface.tun.name)
+        self._loops.start(wireguard.call_back, CALL_SECONDS)
+        self._loops.start(wireguard.save, SAVE_SECONDS)
+
+    def _packets_from_tun(self, packets: list[bytes]) -> None:
+        self.core.router.packets_from_tun(packets, boottime())
+        if self.wireguard is not None:
+            self.wireguard.clockwork.arm()
 
     def _give_back(self) -> None:
         """Undo what a failed start had done so far, last things first."""
@@ -157,9 +199,15 @@ class ServerService(Service):
         links = LinkFactory(self.core.clients, self.reactor, version=VERSION, tls=True)
         self.door = Door(links, server_options(self.identity), self.core.relays)
         self._ports += listen_everywhere(self.reactor, self.config.listen, self.door)
+        if self.wireguard is not None:
+            self.wireguard.open(self.config.wireguard.listen or self.config.listen)
         if self.core.plain is not None and self.config.plain.tcp_listen is not None:
             links = LinkFactory(self.core.plain, self.reactor, version=PLAIN_VERSION, tls=False)
             self._ports += listen_everywhere(self.reactor, [self.config.plain.tcp_listen], links)
+        if self.core.plain_udp is not None and self.config.plain.udp_listen is not None:
+            self._ports.append(
+                listen_udp(self.reactor, self.config.plain.udp_listen, self.core.plain_udp)
+            )
 
     # -- what is said at start
 
@@ -169,18 +217,35 @@ class ServerService(Service):
             _log.info("clients get addresses of {network}", network=str(interface.network))
         shown = ", ".join(map(str, terms.routes)) or "none but the server itself"
         _log.info("networks that clients can reach: {routes}", routes=shown)
-        if self.core.plain is not None:
-            _log.warn(
-                "[plain] tcp_listen is open on {port}: no encryption and no log-in; whoever "
-                "reaches that port reaches {bypass}",
-                port=str(self.config.plain.tcp_listen),
-                bypass=str(self.config.plain.bypass),
+        if self.wireguard is not None:
+            _log.info(
+                "stock WireGuard apps come by UDP port {port}: pyvpn device add USER NAME "
+                "--wireguard puts one on file",
+                port=self.wireguard.ports.number,
             )
+        self._warn_of_plain()
         if not self.core.users:
             _log.info("there are no users yet: pyvpn user add NAME")
         _log.info("pin of this server: {pin}", pin=self.identity.pin)
         _log.info("a client needs this line in its [client] section, or pyvpn join with its link:")
         _log.info("server = {link}", link=self.link())
+
+    def _warn_of_plain(self) -> None:
+        plain = self.config.plain
+        if self.core.plain is not None:
+            _log.warn(
+                "[plain] tcp_listen is open on {port}: no encryption and no log-in; whoever "
+                "reaches that port reaches {bypass}",
+                port=str(plain.tcp_listen),
+                bypass=str(plain.bypass),
+            )
+        if self.core.plain_udp is not None:
+            _log.warn(
+                "[plain] udp_listen is open on {port}: no encryption, and a password that "
+                "everybody on the way can read; whoever has it reaches {bypass}",
+                port=str(plain.udp_listen),
+                bypass=str(plain.bypass),
+            )
 
     def link(self) -> str:
         """Where clients find this server and how they recognise it, as one string."""
@@ -202,12 +267,18 @@ class ServerService(Service):
         tunnel = fresh.tunnel
         kept = replace(old.tunnel, **{name: getattr(tunnel, name) for name in _LIVE})
         merged = replace(
-            fresh, state_dir=old.state_dir, listen=old.listen, tunnel=kept, plain=old.plain
+            fresh,
+            state_dir=old.state_dir,
+            listen=old.listen,
+            tunnel=kept,
+            plain=old.plain,
+            wireguard=replace(fresh.wireguard, listen=old.wireguard.listen),
         )
         for where, before, after in (
             ("[server] state_dir", old.state_dir, fresh.state_dir),
             ("[server] listen", old.listen, fresh.listen),
             ("[plain]", old.plain, fresh.plain),
+            ("[wireguard] listen", old.wireguard.listen, fresh.wireguard.listen),
             ("[tunnel] device, network4, network6", kept, tunnel),
         ):
             if before != after:
@@ -250,24 +321,32 @@ class ServerService(Service):
             connections=self.core.clients.connections,
             leases=self.core.leases.in_use,
         )
+        self._warn_of_plain()
         now = boottime()
-        plain = self.core.plain.sessions if self.core.plain is not None else []
-        for session in [*self.core.clients.sessions.values(), *plain]:
+        sessions = list(self.core.clients.sessions.values())
+        for plain in (self.core.plain, self.core.plain_udp):
+            sessions += [] if plain is None else plain.sessions
+        if self.wireguard is not None:
+            self.wireguard.log_status()
+            sessions += self.wireguard.stock.sessions.values()
+        for session in sessions:
             _log.info(
                 "{name}: in {packets_in} packets {bytes_in} bytes, out {packets_out} packets "
-                "{bytes_out} bytes, heard {age:.0f} s ago{state}",
+                "{bytes_out} bytes, {heard}{state}",
                 name=session.name,
                 packets_in=session.packets_in,
                 bytes_in=session.bytes_in,
                 packets_out=session.packets_out,
                 bytes_out=session.bytes_out,
-                age=max(0.0, now - session.heard),
+                heard=_heard(session, now),
                 state="" if session.carrier is not None else ", not connected",
             )
         for reason, n in sorted(self.counters.dropped.items()):
             _log.info("dropped {n} packets: {reason}", n=n, reason=str(reason))
         for code, n in sorted(self.core.clients.statistics.refused.items()):
             _log.info("refused {n} times: {code}", n=n, code=code)
+        if self.core.plain_udp is not None:
+            self.core.plain_udp.log_status()
 
     # -- stop
 
@@ -277,6 +356,9 @@ class ServerService(Service):
         self._loops.stop()
         self._hashing.stop()
         closing = [port.stopListening() or succeed(None) for port in self._ports]
+        if self.wireguard is not None:
+            self.wireguard.save()
+            self.wireguard.close()
         self.core.clients.say_goodbye(COME_BACK_SECONDS)
         if self.core.plain is not None:
             self.core.plain.end()
@@ -295,3 +377,9 @@ class ServerService(Service):
         self._netlink.stop()
         self._storage.stop()
         self._lock.release()
+
+
+def _heard(session: Session, now: float) -> str:
+    """When anything came from it last, in words."""
+    heard = session.carrier.heard if isinstance(session.carrier, Peer) else session.heard
+    return "never heard" if heard == float("-inf") else f"heard {max(0.0, now - heard):.0f} s ago"

@@ -38,9 +38,8 @@ def pools(config: ServerConfig) -> tuple[Network, ...]:
 
 
 def tunnel_networks(config: ServerConfig) -> tuple[Network, ...]:
-    """The pools, and the plain clients' network if their port is open."""
-    plain = (config.plain.network,) if config.plain.tcp_listen is not None else ()
-    return (*pools(config), *plain)
+    """The pools, and the plain clients' networks whose port is open."""
+    return (*pools(config), *config.plain.networks)
 
 
 def offered(config: ServerConfig, own: tuple[Network, ...]) -> Terms:

@@ -91,6 +91,12 @@ class OfferedTests(TermsCase):
         self.assertEqual(pools(config), tunnel_networks(config))
         config = self.config("[plain]\ntcp_listen = 51005\nbypass = 192.168.77.0/24\n")
         self.assertEqual("182.1.1.0/24", str(tunnel_networks(config)[-1]))
+        udp = "udp_listen = 2003\nudp_password = horse\nbypass = 192.168.77.0/24\n"
+        config = self.config(f"[plain]\n{udp}")
+        self.assertEqual("10.0.0.0/24", str(tunnel_networks(config)[-1]))
+        config = self.config(f"[plain]\ntcp_listen = 51005\n{udp}")
+        both = self.spelled(tunnel_networks(config)[-2:])
+        self.assertEqual(["182.1.1.0/24", "10.0.0.0/24"], both)
 
     def test_own_interface(self) -> None:
         """The server has the first address of each."""
