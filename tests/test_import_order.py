@@ -26,7 +26,7 @@ ROWS = (
     {"config"},
     {"net"},
     {"auth"},
-    {"server", "client"},
+    {"server", "client", "wg"},
     {"server_tap", "client_tap"},
     {"cli"},
     {"testing"},

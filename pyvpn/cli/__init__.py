@@ -8,8 +8,10 @@ from __future__ import annotations
 import click
 
 from pyvpn import __version__
+from pyvpn.cli.device import device
 from pyvpn.cli.link import cleanup, join, link
 from pyvpn.cli.user import user
+from pyvpn.cli.wg import wg
 from pyvpn.errors import ConfigError, HostError, PeerError
 
 
@@ -35,8 +37,10 @@ def main() -> None:
                      pyvpn link anna            prints the link for her
     On her laptop:   pyvpn join 'LINK'
                      twistd -n vpnclient
+    For her phone:   pyvpn device add anna phone --wireguard
+    Without either:  pyvpn wg wg0              a plain WireGuard interface
     """
 
 
-for _command in (user, link, join, cleanup):
+for _command in (user, device, link, join, cleanup, wg):
     main.add_command(_command)

@@ -1,7 +1,8 @@
-"""How ``pyvpn user list`` shows users: a table for people, JSON for programs."""
+"""How users and devices are listed: a table for people, JSON for programs."""
 
 from __future__ import annotations
 
+import base64
 import json
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -10,7 +11,7 @@ from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from pyvpn.store import Device, User
+    from pyvpn.store import Device, Remembered, User
     from pyvpn.tunnel.leases import Lease
 
 
@@ -31,6 +32,10 @@ def as_table(users: Sequence[User], devices: Sequence[Device]) -> str:
         since = datetime.fromtimestamp(user.created, UTC).astimezone().strftime("%Y-%m-%d")
         fixed = ", ".join(filter(None, (_shown(user.fixed4), _shown(user.fixed6))))
         rows.append((user.name, state, str(counts[user.id]), since, fixed or "-"))
+    return _aligned(rows)
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> str:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
@@ -48,6 +53,7 @@ def to_json(users: Sequence[User], devices: Sequence[Device], leases: Sequence[L
             {
                 "name": device.name,
                 "fingerprint": device.fingerprint,
+                "public_key": _key_text(device.public_key),
                 "created": _moment(device.created),
                 "authenticated": _moment(device.authenticated),
                 "address4": _shown(lease.address4) if lease else None,
@@ -70,3 +76,94 @@ def to_json(users: Sequence[User], devices: Sequence[Device], leases: Sequence[L
         indent=2,
         ensure_ascii=False,
     )
+
+
+def key_of(device: Device) -> str:
+    """What a device is known by: fingerprint, or WireGuard key if it has no certificate."""
+    return device.fingerprint or _key_text(device.public_key) or ""
+
+
+def devices_as_table(
+    users: Sequence[User],
+    devices: Sequence[Device],
+    leases: Sequence[Lease],
+    peers: Sequence[Remembered],
+) -> str:
+    """One line a device, by user; times are local ones."""
+    names = {user.id: user.name for user in users}
+    lease_of = {lease.device: lease for lease in leases}
+    peer_of = {peer.device: peer for peer in peers}
+    rows = [("USER", "DEVICE", "NUMBER", "KIND", "ADDRESSES", "LAST HEARD", "KEY")]
+    for device in sorted(devices, key=lambda device: (names[device.user], device.id)):
+        lease = lease_of.get(device.id)
+        shown = (_shown(lease.address4), _shown(lease.address6)) if lease else ()
+        rows.append(
+            (
+                names[device.user],
+                "".join(map(_visible, device.name)),
+                str(device.id),
+                _kind(device),
+                ", ".join(filter(None, shown)) or "-",
+                _heard(device, lease, peer_of.get(device.id)),
+                key_of(device),
+            )
+        )
+    return _aligned(rows)
+
+
+def _heard(device: Device, lease: Lease | None, peer: Remembered | None) -> str:
+    if not device.is_stock and lease is not None and lease.released is None:
+        return "connected"
+    unix = peer.heard if device.is_stock and peer else lease and lease.released
+    if unix is None:
+        return "never" if device.is_stock else "-"
+    return datetime.fromtimestamp(unix, UTC).astimezone().strftime("%Y-%m-%d %H:%M")
+
+
+def _visible(character: str) -> str:
+    """A terminal must not obey a name that a machine chose."""
+    if character.isprintable():
+        return character
+    return character.encode("unicode_escape").decode()
+
+
+def devices_to_json(
+    users: Sequence[User],
+    devices: Sequence[Device],
+    leases: Sequence[Lease],
+    peers: Sequence[Remembered],
+) -> str:
+    """A list of objects; times are ISO 8601 in UTC, what is not there is null."""
+    names = {user.id: user.name for user in users}
+    lease_of = {lease.device: lease for lease in leases}
+    peer_of = {peer.device: peer for peer in peers}
+    listed: list[dict[str, object]] = []
+    for device in devices:
+        lease, peer = lease_of.get(device.id), peer_of.get(device.id)
+        heard = peer.heard if peer else None
+        listed.append(
+            {
+                "user": names[device.user],
+                "name": device.name,
+                "number": device.id,
+                "kind": _kind(device),
+                "fingerprint": device.fingerprint,
+                "public_key": _key_text(device.public_key),
+                "has_preshared_key": device.preshared_key is not None,
+                "address4": _shown(lease.address4) if lease else None,
+                "address6": _shown(lease.address6) if lease else None,
+                "created": _moment(device.created),
+                "authenticated": None if device.is_stock else _moment(device.authenticated),
+                "endpoint": str(peer.endpoint) if peer and peer.endpoint else None,
+                "heard": _moment(heard) if heard is not None else None,
+            }
+        )
+    return json.dumps(listed, indent=2, ensure_ascii=False)
+
+
+def _kind(device: Device) -> str:
+    return "wireguard" if device.is_stock else "pyvpn"
+
+
+def _key_text(key: bytes | None) -> str | None:
+    return None if key is None else base64.b64encode(key).decode()

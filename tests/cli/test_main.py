@@ -109,9 +109,14 @@ class ProcessTests(StoreCase):
         program = (
             f"import sys\ntry:\n    {PIPED.replace(';', '; ')}\nfinally:\n"
             "    print(sorted({'argon2', 'sqlite3', 'twisted', 'pyroute2', 'cryptography',"
-            " 'configparser', 'asyncio'} & set(sys.modules)))"
+            " 'configparser', 'asyncio', 'segno'} & set(sys.modules)))"
         )
-        for words in (["--help"], ["user", "--help"], ["user", "add", "--help"]):
+        for words in (
+            ["--help"],
+            ["user", "--help"],
+            ["user", "add", "--help"],
+            ["device", "add", "--help"],
+        ):
             done = self.run_command(*words, program=program)
             self.assertEqual(0, done.returncode, done.stderr)
             self.assertIn("Usage: pyvpn", done.stdout)

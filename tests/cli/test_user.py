@@ -318,6 +318,7 @@ class ListTests(UserCase):
         device = {
             "name": "läptop\n",
             "fingerprint": "ab" * 32,
+            "public_key": None,
             "created": moment,
             "authenticated": moment,
             "address4": "10.73.0.50",

@@ -1,0 +1,1 @@
+"""A WireGuard device of its own: what ``pyvpn wg IFNAME`` is, configured by ``wg``."""
