@@ -6,13 +6,14 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: help demo lab test lint types coverage news clean
+.PHONY: help demo lab test fuzz lint types coverage news clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo 'make demo      log in from home, reach the office: shown in namespaces on this machine'
 	@echo 'make lab       the same lab, with the VPN up, left running for you to play in'
 	@echo 'make test      all tests: unit and live under pytest, the unit tests under trial too'
+	@echo 'make fuzz      a million changed inputs for everything that reads datagrams (RUNS=...)'
 	@echo 'make lint      ruff: faults and format'
 	@echo 'make types     mypy, strict'
 	@echo 'make coverage  the unit tests again, with the lines and branches they miss'
@@ -41,6 +42,12 @@ test: $(VENV)/test
 	then echo "... passed: the same $$trial tests."; \
 	else echo "... trial ran $$trial, pytest $$pytest: is one not a SynchronousTestCase?"; exit 1; \
 	fi
+
+# The same bytes each time; SEED=... tries others.
+fuzz: RUNS = 1000000
+fuzz: SEED = 0
+fuzz: $(VENV)/test
+	$(BIN)/python -m tests.fuzz all --runs $(RUNS) --seed $(SEED)
 
 lint: $(VENV)/dev
 	$(BIN)/ruff check .

@@ -36,6 +36,8 @@ PACKAGES = {
     "nsenter": "util-linux",
     "ping": "iputils-ping",
     "setpriv": "util-linux",
+    "wg": "wireguard-tools",
+    "wireguard-go": "wireguard-go",
 }
 LAB_TOOLS = ("ip", "nft", "ping", "curl", "nsenter", "setpriv")
 
