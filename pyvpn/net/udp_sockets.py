@@ -28,9 +28,10 @@ from pyvpn.net.ancillary import IP_PKTINFO, UDP_GRO
 from pyvpn.net.rtnetlink import ROUTE_NEWS, News, NewsReactor, Questions
 
 DATA_BUFFER = 4 << 20
-HANDSHAKE_BUFFER = 1 << 20
-"""Bytes; the kernel gives twice as many and counts its own book-keeping, so this is a thousand or
-two of handshakes.  Who waits longer than it takes to answer those asks again anyway."""
+HANDSHAKE_BUFFER = 4 << 20
+"""Bytes; the kernel gives twice as many and counts its own book-keeping, so this is some ten
+thousand handshake messages: a second of a flood, for when we do not get the processor at once.
+Who waits longer than that asks again anyway."""
 
 TRIES = 100
 """How often the kernel may choose a port that is free in one family and taken in the other."""
