@@ -43,3 +43,9 @@ class IDatagramSink(Interface):
         From the local address that *path* names, or one the kernel chooses.  Returns how many the
         kernel took; the others are dropped and counted.  Never raises, never blocks.
         """
+
+    def send_replies(replies: list[tuple[bytes, Path]]) -> None:
+        """Send each datagram along its own path, and remember nothing of it.
+
+        For those who may never be heard again: what they cost should be as little as it can.
+        """

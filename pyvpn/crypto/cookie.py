@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.ciphers import Cipher
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 from cryptography.hazmat.primitives.ciphers.algorithms import ChaCha20
 
-from pyvpn.wire.datagram import MAC1, MAC2, CookieReply, sender_of
+from pyvpn.wire.datagram import MAC1, MAC2, CookieReply, pack_cookie_reply, sender_of
 
 SECRET_LIFE = 120.0
 """Seconds that a secret, and with it every cookie made of it, is good for."""
@@ -76,7 +76,7 @@ class CookieChecker:
         """
         cookie = self._cookie(source, now)
         nonce, sealed = self._seal.seal(cookie, message[MAC1])
-        return CookieReply(sender_of(message), nonce, sealed).to_bytes()
+        return pack_cookie_reply(sender_of(message), nonce, sealed)
 
     def _cookie(self, source: bytes, now: float) -> bytes:
         if now >= self._expires:

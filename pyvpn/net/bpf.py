@@ -79,17 +79,24 @@ MESSAGES = (
 """What WireGuard knows.  A type of our own whose other bytes of the word say something is
 ``Shape(5 << 24, 0xFF00_0000, least, most)``."""
 
-HANDSHAKE_SOCKET = 0
+KNOCK_SOCKET = 0
+"""Initiations without a cookie, which anybody can send from any address."""
 DATA_SOCKET = 1
+ANSWER_SOCKET = 2
+"""What answers something of ours: initiations with a cookie, responses, cookie replies."""
 
 SPLIT = (
     Instruction(_LOAD_BYTE, 0, 0, 0),
     Instruction(_IF_AT_LEAST, 0, 1, DATA),
     Instruction(_RETURN, 0, 0, DATA_SOCKET),
-    Instruction(_RETURN, 0, 0, HANDSHAKE_SOCKET),
+    Instruction(_IF_EQUAL, 0, 3, INITIATION),
+    Instruction(_LOAD_WORD, 0, 0, INITIATION_SIZE - 16),  # mac2; zeros without a cookie
+    Instruction(_IF_EQUAL, 0, 1, 0),
+    Instruction(_RETURN, 0, 0, KNOCK_SOCKET),
+    Instruction(_RETURN, 0, 0, ANSWER_SOCKET),
 )
-"""Returns the place of the socket in its group.  An empty datagram ends the program early, which
-counts as 0."""
+"""Returns the place of the socket in its group.  A datagram that is too short for a load ends the
+program early, which counts as 0."""
 
 
 def junk_filter(shapes: Iterable[Shape]) -> tuple[Instruction, ...]:

@@ -10,7 +10,7 @@ from twisted.logger import Logger
 
 from pyvpn.net.udp import RunProtocol
 from pyvpn.tunnel.wireguard import WireGuard
-from pyvpn.wire.datagram import Path
+from pyvpn.wire.datagram import Run
 
 NEVER = float("inf")
 
@@ -44,11 +44,11 @@ class Clockwork(RunProtocol):
 
     _log = Logger()
 
-    def datagrams_received(self, datagrams: list[bytes], path: Path, ecn: int) -> None:
-        """Take a run of datagrams from a port."""
+    def runs_received(self, runs: list[Run]) -> None:
+        """Take what a port has received."""
         if self._stopped:
             return
-        self._wireguard.received(datagrams, path, ecn, self._now())
+        self._wireguard.runs_received(runs, self._now())
         if self._wireguard.waiting and not self._working:
             self._working = True
             self._clock.callLater(0, self._work)

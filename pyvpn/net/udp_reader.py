@@ -17,7 +17,7 @@ from pyvpn.net.ancillary import (
     read_ancillary,
     segment_size,
 )
-from pyvpn.wire.datagram import Path
+from pyvpn.wire.datagram import Path, Run
 
 MOST_ARRIVALS = 1024
 
@@ -44,7 +44,7 @@ class UdpReader:
 
     Args:
         batch: datagrams to read in one turn; a few more if the kernel hands out several as one.
-        received: takes each run, its path and its ECN field; must not raise.
+        received: takes the runs of a turn; must not raise.
         unread: told when the socket had an error instead of a datagram.
         lost: told when the reactor reads the socket no more, because of an error or its own end.
     """
@@ -54,7 +54,7 @@ class UdpReader:
         reactor: ReaderReactor,
         sock: socket.socket,
         batch: int,
-        received: Callable[[list[bytes], Path, int], None],
+        received: Callable[[list[Run]], None],
         unread: Callable[[], None],
         lost: Callable[[], None],
     ) -> None:
@@ -66,6 +66,7 @@ class UdpReader:
         self._lost = lost
         self._running = False
         self._arrivals: dict[tuple[tuple[int, int, bytes], ...], Arrival] = {}
+        self._last: tuple[Ancillary, Arrival] = [], _NOTHING_KNOWN
 
     def start(self) -> None:
         """Begin."""
@@ -111,17 +112,20 @@ class UdpReader:
             else:
                 runs.append((datagrams, address, ancillary))
                 last_address, last_ancillary = address, ancillary
-        for run, address, ancillary in runs:
-            if not self._running:  # an earlier run has had us stopped
-                return
-            arrival = self._arrival(ancillary)
-            self._received(run, path_from(address, arrival), arrival.ecn)
+        if runs:
+            self._received([self._run(*run) for run in runs])
 
     def connectionLost(self, reason: Failure) -> None:
         if self._running:
             self._lost()
 
+    def _run(self, datagrams: list[bytes], address: Any, ancillary: Ancillary) -> Run:
+        arrival = self._arrival(ancillary)
+        return datagrams, path_from(address, arrival), arrival.ecn
+
     def _arrival(self, ancillary: Ancillary) -> Arrival:
+        if ancillary == self._last[0]:
+            return self._last[1]
         # There are few different ones: our addresses times the values of the TOS.
         key = tuple(ancillary)
         arrival = self._arrivals.get(key)
@@ -129,6 +133,7 @@ class UdpReader:
             if len(self._arrivals) >= MOST_ARRIVALS:
                 self._arrivals.clear()
             arrival = self._arrivals[key] = read_ancillary(ancillary)
+        self._last = ancillary, arrival
         return arrival
 
 

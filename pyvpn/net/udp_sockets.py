@@ -1,12 +1,14 @@
 """The sockets of one UDP port: how they share it, and what is set on them.
 
-A port has, for each address family, a socket for handshakes and one for data.  Each has a buffer
-of its own, so a flood of initiations, which anybody can send, fills only the first.  The kernel
-sorts by the first byte (:data:`pyvpn.net.bpf.SPLIT`).  It does that for sockets which share a
-port by SO_REUSEPORT, and only as long as they have it set: it asks one of them with each datagram.
+A port has, for each address family, a socket for data, one for who knocks (initiations without a
+cookie), and one for what answers something of ours (initiations with one, responses, cookie
+replies).  Each has a buffer of its own, so a flood of initiations, which anybody can send, fills
+only the second, and who has been given a cookie need not queue there again.  The kernel sorts by
+the first bytes (:data:`pyvpn.net.bpf.SPLIT`).  It does that for sockets which share a port by
+SO_REUSEPORT, and only as long as they have it set: it asks one of them with each datagram.
 But while it is set, another process of the same user could bind the port too, and nobody would
-notice.  Hence a third socket, the guard.  It is bound to the same address and to an interface that
-does not exist, so no datagram is ever for it.  It alone has SO_REUSEPORT cleared, and it lies
+notice.  Hence one socket more, the guard.  It is bound to the same address and to an interface
+that does not exist, so no datagram is ever for it.  It alone has SO_REUSEPORT cleared, and it lies
 where the kernel looks first when somebody binds.
 """
 
@@ -63,12 +65,17 @@ _OPTIONS: dict[int, tuple[tuple[int, int, int], ...]] = {
 
 # When somebody binds, the kernel goes through the sockets of the port, and the first that is in
 # question decides.  It puts new ones in front; but behind, IPv6 ones that have SO_REUSEPORT set.
-# The two that share must be bound in the order of bpf.HANDSHAKE_SOCKET and bpf.DATA_SOCKET.
+# Those that share must be bound in the order of bpf.KNOCK_SOCKET, DATA_SOCKET and ANSWER_SOCKET.
 _ORDER: dict[int, tuple[str, ...]] = {
-    socket.AF_INET: ("handshake", "data", "guard"),
-    socket.AF_INET6: ("guard", "handshake", "data"),
+    socket.AF_INET: ("knocks", "data", "answers", "guard"),
+    socket.AF_INET6: ("guard", "knocks", "data", "answers"),
 }
-_BUFFERS = {"handshake": HANDSHAKE_BUFFER, "data": DATA_BUFFER, "guard": 0}
+_BUFFERS = {
+    "data": DATA_BUFFER,
+    "knocks": HANDSHAKE_BUFFER,
+    "answers": HANDSHAKE_BUFFER,
+    "guard": 0,
+}
 
 _NO_FAMILY = frozenset({errno.EAFNOSUPPORT, errno.EPROTONOSUPPORT, errno.EADDRNOTAVAIL})
 _CURES = {
@@ -120,16 +127,21 @@ class FamilySockets:
 
     data: socket.socket
     """Receives data, and sends everything."""
-    handshake: socket.socket | None = None
+    knocks: socket.socket | None = None
     """None: handshakes arrive among the data."""
+    answers: socket.socket | None = None
     guard: socket.socket | None = None
     undivided: str = ""
-    """Why there are no other two, in words."""
+    """Why there are no others, in words."""
+
+    @property
+    def others(self) -> list[socket.socket]:
+        """All but the one for data."""
+        return [each for each in (self.knocks, self.answers, self.guard) if each is not None]
 
     def close(self) -> None:
-        for each in (self.data, self.handshake, self.guard):
-            if each is not None:
-                each.close()
+        for each in (self.data, *self.others):
+            each.close()
 
 
 def open_port(
@@ -229,7 +241,7 @@ def _open_family(
                 # Not before it is bound: IPv6 wants an interface that exists for some addresses.
                 made[role].setsockopt(socket.SOL_SOCKET, _SO_BINDTOIFINDEX, _NO_INTERFACE)
             _share(made[role], True)
-        bpf.attach(made["handshake"], bpf.SO_ATTACH_REUSEPORT_CBPF, bpf.SPLIT)
+        bpf.attach(made["knocks"], bpf.SO_ATTACH_REUSEPORT_CBPF, bpf.SPLIT)
         # Data only: the junk filter knows how long a single handshake message is.
         with suppress(OSError):  # then they come one by one
             made["data"].setsockopt(socket.IPPROTO_UDP, UDP_GRO, 1)
@@ -243,7 +255,7 @@ def _open_family(
             raise
         alone = _bound(system, family, "data", place, shed)
         return FamilySockets(alone, undivided=error.strerror or str(error))
-    return FamilySockets(made["data"], made["handshake"], made["guard"])
+    return FamilySockets(made["data"], made["knocks"], made["answers"], made["guard"])
 
 
 def _bound(

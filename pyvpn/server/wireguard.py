@@ -28,7 +28,7 @@ from pyvpn.tunnel.counters import Counters
 from pyvpn.tunnel.lease import Lease
 from pyvpn.tunnel.router import Router
 from pyvpn.tunnel.wireguard import WireGuard
-from pyvpn.wire.datagram import Path
+from pyvpn.wire.datagram import Path, Run
 
 _log = Logger()
 
@@ -94,6 +94,13 @@ class Ports:
             self._counters.drop(UdpDrop.NO_SOCKET, len(datagrams))
         return max((port.send_datagrams(datagrams, path, tos) for port in ports), default=0)
 
+    def send_replies(self, replies: list[tuple[bytes, Path]]) -> None:
+        if len(self._ports) == 1:
+            self._ports[0].send_replies(replies)
+        else:
+            for reply, path in replies:
+                self.send_datagrams([reply], path, 0)
+
 
 class _Noting(RunProtocol):
     """Notes where each peer was heard, and passes its datagrams on."""
@@ -104,13 +111,14 @@ class _Noting(RunProtocol):
         self._heard_at = heard_at
         self._clockwork = clockwork
 
-    def datagrams_received(self, datagrams: list[bytes], path: Path, ecn: int) -> None:
+    def runs_received(self, runs: list[Run]) -> None:
         heard_at = self._heard_at
-        heard_at.pop(path.key, None)  # so that who was heard last comes last
-        heard_at[path.key] = self.port
-        if len(heard_at) > PLACES_REMEMBERED:  # addresses that are made up fill it, too
-            del heard_at[next(iter(heard_at))]
-        self._clockwork.datagrams_received(datagrams, path, ecn)
+        for _, path, _ in runs:
+            heard_at.pop(path.key, None)  # so that who was heard last comes last
+            heard_at[path.key] = self.port
+            if len(heard_at) > PLACES_REMEMBERED:  # addresses that are made up fill it, too
+                del heard_at[next(iter(heard_at))]
+        self._clockwork.runs_received(runs)
 
 
 class WireGuardServer:

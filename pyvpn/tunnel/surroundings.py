@@ -21,6 +21,8 @@ JITTER_SECONDS = 1 / 3
 class DatagramSink(Protocol):
     """The deaf rooms' view of :class:`pyvpn.interfaces.IDatagramSink`."""
 
+    def send_replies(self, replies: list[tuple[bytes, Path]]) -> None: ...
+
     def send_datagrams(self, datagrams: list[bytes], path: Path, tos: int) -> int:
         """Send *datagrams* along *path*; return how many were taken."""
 

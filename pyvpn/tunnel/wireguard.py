@@ -40,6 +40,7 @@ from pyvpn.wire.datagram import (
     Initiation,
     Path,
     Response,
+    Run,
     kind_of,
 )
 from pyvpn.wire.ip import NOT_ECT, decapsulated, trimmed
@@ -92,6 +93,7 @@ class WireGuard:
         self._load = Load()
         self._sources = SourceRates()
         self._cookies = Bucket(COOKIES, COOKIES_BURST)
+        self._replies: list[tuple[bytes, Path]] = []
 
     # -- what the owner sets
 
@@ -174,8 +176,24 @@ class WireGuard:
 
     # -- datagrams
 
+    def runs_received(self, runs: list[Run], now: float) -> None:
+        """Take runs of datagrams, and only then send the replies to them.
+
+        In a flood that is faster by a third than one after the other: what the kernel does with
+        each reply leaves nothing of ours in the processor's caches.
+        """
+        for datagrams, path, ecn in runs:
+            self._run_received(datagrams, path, ecn, now)
+        if self._replies:
+            replies, self._replies = self._replies, []
+            self.counters.drop(Drop.COOKIE_DEMANDED, len(replies))
+            self._outside.send_replies(replies)
+
     def received(self, datagrams: list[bytes], path: Path, ecn: int, now: float) -> None:
-        """Take a run of datagrams that came along *path*, all with the outer ECN field *ecn*."""
+        """Take one run: *datagrams* came along *path*, all with the outer ECN field *ecn*."""
+        self.runs_received([(datagrams, path, ecn)], now)
+
+    def _run_received(self, datagrams: list[bytes], path: Path, ecn: int, now: float) -> None:
         data: list[bytes] | None = None
         junk = 0
         for datagram in datagrams:
@@ -288,10 +306,9 @@ class WireGuard:
         if self._load.under(waiting, now):
             # Zeros are what everybody sends who has no cookie: not worth a hash.
             if message[-16:] == _NO_MAC or not checker.mac2_valid(message, path.key, now):
+                self._load.refused(now)  # as long as they come like this it stays so
                 if self._cookies.take(now):
-                    self.counters.drop(Drop.COOKIE_DEMANDED)
-                    reply = checker.reply(message, path.key, now)
-                    self._outside.send_datagrams([reply], path, 0)
+                    self._replies.append((checker.reply(message, path.key, now), path))
                 else:
                     self.counters.drop(Drop.COOKIE_LIMIT)
                 return

@@ -21,7 +21,7 @@ from pyvpn.net.uapi_socket import DIRECTORY
 from pyvpn.net.udp import RunProtocol, UdpPort
 from pyvpn.tunnel.counters import Counters
 from pyvpn.wg.device import DEFAULT_MTU, Device
-from pyvpn.wire.datagram import Path as NetworkPath
+from pyvpn.wire.datagram import Run
 
 _log = Logger()
 
@@ -114,5 +114,5 @@ class WgService(Service):
 class _Arrivals(RunProtocol):
     device: Device
 
-    def datagrams_received(self, datagrams: list[bytes], path: NetworkPath, ecn: int) -> None:
-        self.device.clockwork.datagrams_received(datagrams, path, ecn)
+    def runs_received(self, runs: list[Run]) -> None:
+        self.device.clockwork.runs_received(runs)

@@ -134,7 +134,12 @@ class CookieReply(NamedTuple):
 
     def to_bytes(self) -> bytes:
         """Return the datagram."""
-        return _COOKIE_REPLY.pack(COOKIE_REPLY, self.receiver, self.nonce, self.cookie)
+        return pack_cookie_reply(*self)
+
+
+def pack_cookie_reply(receiver: int, nonce: bytes, cookie: bytes) -> bytes:
+    """Return a cookie reply, 64 bytes."""
+    return _COOKIE_REPLY.pack(COOKIE_REPLY, receiver, nonce, cookie)
 
 
 def pack_initiation(sender: int, ephemeral: bytes, static: bytes, timestamp: bytes) -> bytes:
@@ -171,3 +176,7 @@ class Path(NamedTuple):
             return f"{ip_address(self.host)}:{self.port}"
         scope = f"%{self.scope}" if self.scope else ""
         return f"[{ip_address(self.host)}{scope}]:{self.port}"
+
+
+Run = tuple[list[bytes], Path, int]
+"""Datagrams that came one after the other along one path, all with the same ECN field."""

@@ -74,6 +74,10 @@ class Core:
     def __exit__(self, *exception: object) -> None:
         self.socket.close()
 
+    def send_replies(self, replies: list[tuple[bytes, Path]]) -> None:
+        for reply, path in replies:
+            self.send_datagrams([reply], path, 0)
+
     def send_datagrams(self, datagrams: list[bytes], path: Path, tos: int) -> int:
         """Called by the core: along *path*, whatever the marks."""
         for datagram in datagrams:

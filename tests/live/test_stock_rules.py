@@ -56,7 +56,7 @@ def test_user_locked_out(office: Office, lab: Lab) -> None:
             kinds = wire.kinds()
             enabled = time.time()
             command(office, "user", "enable", "anna")
-            office.wait_for_ping()
+            wait_until(lambda: ping.replies[-1][0] > enabled, what="an answer to the ping")
         last = max(when for when, _ in ping.replies if when < enabled)
         back = min(when for when, _ in ping.replies if when > enabled)
         tell(f"locked out {last - locked:.2f} s after the command, back {back - enabled:.2f} s")

@@ -117,6 +117,7 @@ def test_initiations(office: Office, lab: Lab, crowds_host: str, another_laptop:
     with stock_client(office, "laptop", "first"):
         office.wait_for_ping()
         before = tcp(lab, 5) if SOAKING else {}
+        during: dict[str, float] = {}
         memory_before, said = memory(office), lines(office)
         used, began = cpu_seconds(office), time.monotonic()
         with (
@@ -129,10 +130,7 @@ def test_initiations(office: Office, lab: Lab, crowds_host: str, another_laptop:
             tell(f"a new client was in after {time.monotonic() - began_to_wait:.1f} s")
             if SOAKING:
                 time.sleep(SECONDS)
-                for way, rate in tcp(lab, 5).items():
-                    share = rate / before[way]
-                    tell(f"  TCP {way}: {rate:.0f} of {before[way]:.0f} Mbit/s, {share:.0%}")
-                    assert share >= SHARE
+                during = tcp(lab, 10)
             figures = flooding.says("sent", 120)
         used, passed = cpu_seconds(office) - used, time.monotonic() - began
         tell(f"  {figures}; server {used / passed:.0%} of a core")
@@ -144,6 +142,12 @@ def test_initiations(office: Office, lab: Lab, crowds_host: str, another_laptop:
         assert figures["received_bytes"] < 0.63 * figures["sent_bytes"]
         grown = memory(office) - memory_before
         tell(f"  memory: {grown:+.1f} MiB")
+        if SOAKING:
+            # Before and after: from minute to minute the machine itself differs by a third.
+            after = tcp(lab, 5)
+            without = {way: (before[way] + after[way]) / 2 for way in before}
+            tell(f"  TCP, Mbit/s: {during} of {without}")
+            assert sum(during.values()) >= SHARE * sum(without.values())
         assert grown < 20
         assert lines(office) - said < 40, "it logs what strangers do"
 

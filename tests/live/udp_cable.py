@@ -23,7 +23,7 @@ from pyvpn.net.udp import RunProtocol, UdpPort
 from pyvpn.net.udp_sockets import IUdpSystem
 from pyvpn.testing.namespace import Namespace, ip
 from pyvpn.tunnel.counters import Counters
-from pyvpn.wire.datagram import Path
+from pyvpn.wire.datagram import Path, Run
 
 PATIENCE = 10.0
 INITIATION = bytes([1, 0, 0, 0]) + bytes(144)
@@ -99,8 +99,8 @@ class Keeping(RunProtocol):
     def __init__(self) -> None:
         self.runs: list[tuple[list[bytes], Path, int]] = []
 
-    def datagrams_received(self, datagrams: list[bytes], path: Path, ecn: int) -> None:
-        self.runs.append((datagrams, path, ecn))
+    def runs_received(self, runs: list[Run]) -> None:
+        self.runs += runs
 
 
 class Cabled:

@@ -7,8 +7,9 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from pyvpn.net.bpf import (
+    ANSWER_SOCKET,
     DATA_SOCKET,
-    HANDSHAKE_SOCKET,
+    KNOCK_SOCKET,
     LONGEST,
     MESSAGES,
     SO_ATTACH_FILTER,
@@ -80,17 +81,26 @@ class JunkFilterTests(SynchronousTestCase):
 
 
 class SplitTests(SynchronousTestCase):
-    """Which of the two sockets gets a datagram."""
+    """Which of the three sockets gets a datagram."""
 
     def test_by_the_first_byte(self) -> None:
-        """Types 4 and up are data, everything else is the handshake socket's."""
+        """Types 4 and up are data, initiations knock, everything else answers."""
         for kind in range(256):
-            wanted = DATA_SOCKET if kind >= 4 else HANDSHAKE_SOCKET
-            self.assertEqual(wanted, run(SPLIT, bytes([kind])))
+            wanted = DATA_SOCKET if kind >= 4 else ANSWER_SOCKET
+            wanted = KNOCK_SOCKET if kind == 1 else wanted
+            self.assertEqual(wanted, run(SPLIT, bytes([kind]) + bytes(147)))
 
-    def test_empty(self) -> None:
-        """An empty datagram does not get among the data."""
-        self.assertEqual(HANDSHAKE_SOCKET, run(SPLIT, b""))
+    def test_cookie(self) -> None:
+        """An initiation with a mac2 does not knock: its sender has been given a cookie."""
+        initiation = bytes([1]) + bytes(range(131))
+        self.assertEqual(KNOCK_SOCKET, run(SPLIT, initiation + bytes(16)))
+        self.assertEqual(ANSWER_SOCKET, run(SPLIT, initiation + b"\x01" + bytes(15)))
+        self.assertEqual(ANSWER_SOCKET, run(SPLIT, initiation + b"\0\0\0\x01" + bytes(12)))
+
+    def test_too_short(self) -> None:
+        """What is empty, or an initiation in its first byte only, does not get among the data."""
+        self.assertEqual(KNOCK_SOCKET, run(SPLIT, b""))
+        self.assertEqual(KNOCK_SOCKET, run(SPLIT, bytes([1]) + bytes(134)))
 
 
 class AttachTests(SynchronousTestCase):

@@ -34,7 +34,7 @@ class ClockworkTests(SynchronousTestCase):
             self.pair.to_right.send_keepalive(self.now())
         self.pair.net.flying.clear()
         for sent in self.other.of_kind(INITIATION)[-times:]:
-            self.works.datagrams_received([sent.datagram], self.other.place, 0)
+            self.works.runs_received([([sent.datagram], self.other.place, 0)])
 
     def test_handshake(self) -> None:
         """An initiation is answered in the next turn of the reactor, not within the read."""
@@ -92,6 +92,6 @@ class ClockworkTests(SynchronousTestCase):
         self.knock()
         self.works.stop()
         self.clock.advance(600)
-        self.works.datagrams_received([b"x"], self.other.place, 0)
+        self.works.runs_received([([b"x"], self.other.place, 0)])
         self.assertEqual([], self.clock.getDelayedCalls())
         self.assertEqual(0, self.end.dropped("no-wireguard-message"))

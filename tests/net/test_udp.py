@@ -44,6 +44,27 @@ class UdpBehaviour:
             )
             self.protocol.runs.clear()
 
+    def test_replies(self) -> None:
+        """Each reply leaves by its own path, from the address that was asked."""
+        port = self.udp.open(0)
+        for version, local in (4, packed("127.0.0.1")), (6, packed("::1")):
+            path = self.outside.path(version)._replace(local=local, interface=1)
+            self.udp.send_replies([(data(1), path), (data(2), path._replace(local=b""))])
+
+            heard = self.outside.get(version)
+            self.assertEqual([data(1), data(2)], [each.datagram for each in heard])
+            self.assertEqual({port}, {each.port for each in heard})
+        self.assertEqual({}, self.dropped())
+
+    def test_replies_refused(self) -> None:
+        """What is for a family in which the port is closed is counted, and the rest is sent."""
+        udp = self.make(host="127.0.0.1")
+        udp.open(0)
+        udp.send_replies([(data(1), self.outside.path(6)), (data(2), self.outside.path(4))])
+
+        self.assertEqual([data(2)], [each.datagram for each in self.outside.get()])
+        self.assertEqual({"udp-no-socket": 1}, self.dropped())
+
     def test_handshakes(self) -> None:
         """Every kind of handshake message comes through, besides the data."""
         port = self.udp.open(0)
@@ -265,7 +286,7 @@ class UdpTests(UdpCase):
         self.udp.open(0)
 
         self.assertTrue(verifyObject(IDatagramSink, self.udp))
-        self.assertEqual(6, len(self.reactor.getReaders()))
+        self.assertEqual(8, len(self.reactor.getReaders()))
         for reader in self.reactor.getReaders():
             self.assertTrue(verifyObject(IReadDescriptor, reader))
             self.assertEqual("UDP", reader.logPrefix())
@@ -333,9 +354,9 @@ class UdpTests(UdpCase):
     def test_nothing_left_open(self) -> None:
         """A closed port has given back all that it had."""
         self.udp.open(0)
-        self.assertEqual((6, 1, 1), self.held())
+        self.assertEqual((8, 1, 1), self.held())
         self.udp.rebind(0)
-        self.assertEqual((6, 1, 1), self.held())
+        self.assertEqual((8, 1, 1), self.held())
         self.udp.close()
 
         self.assertEqual((0, 0, 0), self.held())
@@ -374,4 +395,4 @@ class RunProtocolTests(SynchronousTestCase):
 
     def test_abstract(self) -> None:
         """A protocol that takes no runs says so."""
-        self.assertRaises(NotImplementedError, RunProtocol().datagrams_received, [], None, 0)
+        self.assertRaises(NotImplementedError, RunProtocol().runs_received, [])

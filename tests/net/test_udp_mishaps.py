@@ -57,6 +57,9 @@ class MishapTests(UdpCase):
 
             self.assertEqual({reason: 2}, self.dropped())
 
+            self.udp.send_replies([(data(1), self.outside.path())])
+            self.assertEqual({reason: 3}, self.dropped())
+
     def test_not_queued(self) -> None:
         """What the kernel has no room for is gone: nothing is sent later."""
         self.udp.open(0)
@@ -84,10 +87,10 @@ class MishapTests(UdpCase):
 
         self.assertEqual(1, len(self.flushLoggedErrors(IndexError)))
         self.assertEqual(6, len(self.protocol.take()))
-        self.assertEqual(6, len(self.reactor.getReaders()))
+        self.assertEqual(8, len(self.reactor.getReaders()))
 
     def test_closed_while_reading(self) -> None:
-        """Who closes the port on a datagram gets no more of them."""
+        """Who closes the port gets what came in the same turn, and no more."""
         port = self.udp.open(0)
         self.protocol.receive = self.udp.close
         for number in range(4):
@@ -97,7 +100,7 @@ class MishapTests(UdpCase):
             reader.doRead()
             reader.doRead()
 
-        self.assertEqual([data(0)], self.protocol.take())
+        self.assertEqual([data(number) for number in range(4)], self.protocol.take())
         self.assertEqual({}, self.dropped())
 
     def test_moved_while_reading(self) -> None:
@@ -122,8 +125,8 @@ class MishapTests(UdpCase):
 
         self.reactor.advance(0)
 
-        self.assertEqual(6, len(self.reactor.getReaders()))
-        self.assertEqual(6, len(self.system.sockets))
+        self.assertEqual(8, len(self.reactor.getReaders()))
+        self.assertEqual(8, len(self.system.sockets))
         self.assertEqual(set(), set(lost) & set(self.reactor.getReaders()))
         self.outside.put(data(1), port)
         read_all(self.reactor)
@@ -158,7 +161,7 @@ class MishapTests(UdpCase):
                 self.udp.rebind(0)
                 port = self.udp.port
                 self.reactor.advance(0)
-                self.assertEqual((port, 6), (self.udp.port, len(self.reactor.getReaders())))
+                self.assertEqual((port, 8), (self.udp.port, len(self.reactor.getReaders())))
             self.udp.close()
             self.reactor.advance(0)
 

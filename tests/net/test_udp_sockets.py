@@ -36,24 +36,25 @@ class OpenTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.system = FakeUdpSystem()
 
-    def test_three_a_family(self) -> None:
-        """Each family has a socket for handshakes, one for data, and the guard."""
+    def test_four_a_family(self) -> None:
+        """Each family has a socket for data, two for handshakes, and the guard."""
         port, families = open_port(self.system, "", 0, 0, SHED)
 
         self.assertEqual({V4, V6}, set(families))
         for sockets in families.values():
             self.assertEqual("", sockets.undivided)
-            for each in sockets.data, sockets.handshake, sockets.guard:
+            for each in sockets.data, sockets.knocks, sockets.answers, sockets.guard:
                 self.assertEqual(port, each.getsockname()[1])
-        self.assertEqual(6, len(self.system.sockets))
+        self.assertEqual(8, len(self.system.sockets))
 
     def test_guard_alone_does_not_share(self) -> None:
-        """The two that receive go on sharing, or nobody would sort for them; the guard ends it."""
+        """Those that receive go on sharing, or nobody would sort for them; the guard ends it."""
         _, families = open_port(self.system, "", 0, 0, SHED)
 
         for sockets in families.values():
-            receiving = sockets.data.options, sockets.handshake.options
-            self.assertEqual([1, 1], [options[SHARING] for options in receiving])
+            three = sockets.data, sockets.knocks, sockets.answers
+            receiving = [each.options for each in three]
+            self.assertEqual([1, 1, 1], [options[SHARING] for options in receiving])
             self.assertEqual(0, sockets.guard.options[SHARING])
             self.assertIn(NO_SUCH_INTERFACE, sockets.guard.options)
             self.assertFalse(any(NO_SUCH_INTERFACE in options for options in receiving))
@@ -64,7 +65,8 @@ class OpenTests(SynchronousTestCase):
 
         for sockets in families.values():
             self.assertEqual(DATA_BUFFER, sockets.data.options[RECEIVE_BUFFER])
-            self.assertEqual(HANDSHAKE_BUFFER, sockets.handshake.options[RECEIVE_BUFFER])
+            for each in sockets.knocks, sockets.answers:
+                self.assertEqual(HANDSHAKE_BUFFER, each.options[RECEIVE_BUFFER])
 
     def test_no_right_to_large_buffers(self) -> None:
         """Who may not go beyond the system's limit takes what there is."""
@@ -110,7 +112,7 @@ class OpenTests(SynchronousTestCase):
         port, families = open_port(self.system, "", 0, 0, SHED)
 
         self.assertEqual((50_003, {V4, V6}), (port, set(families)))
-        self.assertEqual(6, len(self.system.sockets))
+        self.assertEqual(8, len(self.system.sockets))
 
     def test_every_chosen_port_taken(self) -> None:
         """It does not choose for ever."""
@@ -164,7 +166,7 @@ class OpenTests(SynchronousTestCase):
 
             for sockets in families.values():
                 self.assertEqual(why, sockets.undivided)
-                self.assertIsNone(sockets.handshake)
+                self.assertIsNone(sockets.knocks)
                 self.assertEqual(port, sockets.data.getsockname()[1])
                 sockets.close()
             self.assertEqual(set(), self.system.sockets)
@@ -278,14 +280,15 @@ class KernelTests(SynchronousTestCase):
         self.assertEqual("bound", self.bind(V6, ("::", self.port), SO_REUSEPORT=1, IPV6_V6ONLY=1))
 
     def test_sorted(self) -> None:
-        """Types below 4 are in the one socket, the others in the other, in both families."""
+        """Each socket has what is meant for it, in both families."""
         for family, host in (V4, "127.0.0.1"), (V6, "::1"):
             with socket.socket(family, socket.SOCK_DGRAM) as outside:
                 for kind, size in (1, 148), (4, 32), (2, 92), (4, 1452), (3, 64):
                     outside.sendto(bytes([kind]) + bytes(size - 1), (host, self.port))
+                outside.sendto(bytes([1]) + bytes(131) + b"a valid mac2 or ", (host, self.port))
             sockets = self.families[family]
             found = {}
-            for name in "handshake", "data", "guard":
+            for name in "knocks", "answers", "data", "guard":
                 found[name] = []
                 while True:
                     try:
@@ -293,7 +296,8 @@ class KernelTests(SynchronousTestCase):
                     except BlockingIOError:
                         break
 
-            self.assertEqual({"handshake": [1, 2, 3], "data": [4, 4], "guard": []}, found)
+            sorted_ = {"knocks": [1], "answers": [2, 3, 1], "data": [4, 4], "guard": []}
+            self.assertEqual(sorted_, found)
 
     def test_one_family_taken(self) -> None:
         """A port that is taken in IPv6 only is refused as a whole, and given back in IPv4."""

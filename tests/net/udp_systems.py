@@ -17,7 +17,7 @@ from zope.interface import implementer
 from pyvpn.net.bpf import SO_ATTACH_FILTER, SO_ATTACH_REUSEPORT_CBPF
 from pyvpn.net.udp import RunProtocol
 from pyvpn.net.udp_sockets import IUdpSystem, KernelUdpSystem
-from pyvpn.wire.datagram import Path
+from pyvpn.wire.datagram import Path, Run
 from tests.net.bpf_machine import attached, run
 from tests.net.own_namespace import enter_own_namespace
 
@@ -70,8 +70,8 @@ class KeepingProtocol(RunProtocol):
     def stopProtocol(self) -> None:
         self.told.append("stopped")
 
-    def datagrams_received(self, datagrams: list[bytes], path: Path, ecn: int) -> None:
-        self.runs.append((datagrams, path, ecn))
+    def runs_received(self, runs: list[Run]) -> None:
+        self.runs += runs
         self.receive()
 
     def take(self) -> list[bytes]:

@@ -12,7 +12,7 @@ from pyvpn.errors import HostError
 from pyvpn.server import wireguard
 from pyvpn.server.wireguard import Ports
 from pyvpn.tunnel.counters import Counters
-from pyvpn.wire.datagram import Path
+from pyvpn.wire.datagram import Path, Run
 from tests.tunnel.packets import packed
 
 ANNA = Path(packed("203.0.113.7"), 5000)
@@ -44,6 +44,10 @@ class FakePort:
     def close(self) -> None:
         self.port = 0
 
+    def send_replies(self, replies: list[tuple[bytes, Path]]) -> None:
+        for reply, path in replies:
+            self.send_datagrams([reply], path, 0)
+
     def send_datagrams(self, datagrams: list[bytes], path: Path, tos: int) -> int:
         self.sent.append((datagrams, path))
         return len(datagrams)
@@ -55,8 +59,8 @@ class Works:
     def __init__(self) -> None:
         self.received: list[tuple[list[bytes], Path, int]] = []
 
-    def datagrams_received(self, datagrams: list[bytes], path: Path, ecn: int) -> None:
-        self.received.append((datagrams, path, ecn))
+    def runs_received(self, runs: list[Run]) -> None:
+        self.received += runs
 
 
 class PortsTests(SynchronousTestCase):
@@ -84,7 +88,7 @@ class PortsTests(SynchronousTestCase):
         """Of several the answer leaves by the one that the question came to."""
         self.open(("", 51820), ("", 443))
         first, second = FakePort.made
-        second.protocol.datagrams_received([b"q"], ANNA, 3)
+        second.protocol.runs_received([([b"q"], ANNA, 3)])
         self.assertEqual([([b"q"], ANNA, 3)], self.works.received)
         self.ports.send_datagrams([b"a"], ANNA, 0)
         self.assertEqual(([], [([b"a"], ANNA)]), (first.sent, second.sent))

@@ -184,6 +184,30 @@ class CookieTests(SynchronousTestCase):
         pair.net.run(5.5)
         self.assertEqual([hello()], pair.right.received)
 
+    def test_forged_for_long(self) -> None:
+        """As long as they come, all of them are asked: no second of the flood is worked on.
+
+        When fewer than 200 a second are left, it is over.
+        """
+        pair = Pair()
+        asked = pair.right.of_kind(COOKIE_REPLY)
+        for second in range(6):
+            for message in knocks(pair.right, 1000):
+                hand_in(pair.right, message, ELSEWHERE)
+                pair.net.now += 0.001
+            asked = pair.right.of_kind(COOKIE_REPLY)
+            if second == 0:
+                worked_on = pair.right.dropped(Drop.BAD_HANDSHAKE)
+        self.assertEqual(worked_on, pair.right.dropped(Drop.BAD_HANDSHAKE))
+        self.assertEqual(6000 - worked_on, len(asked))
+
+        answers = []
+        for message in knocks(pair.right, 300):
+            answers = hand_in(pair.right, message, ELSEWHERE)
+            pair.net.now += 1 / 150
+        self.assertEqual([], answers)
+        self.assertGreater(pair.right.dropped(Drop.BAD_HANDSHAKE), worked_on + 100)
+
     def test_session_goes_on(self) -> None:
         """Who has a session notices nothing of it, and renews with one try more."""
         pair = Pair()

@@ -74,6 +74,10 @@ class End:
             for name in ("endpoint", "preshared_key", "keepalive", "mtu", "newest_stamp"):
                 setattr(peer, name, getattr(old, name))
 
+    def send_replies(self, replies: list[tuple[bytes, Path]]) -> None:
+        for reply, path in replies:
+            self.send_datagrams([reply], path, 0)
+
     def send_datagrams(self, datagrams: list[bytes], path: Path, tos: int) -> int:
         assert datagrams, "nothing to send"
         for datagram in datagrams:

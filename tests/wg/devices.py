@@ -36,7 +36,7 @@ class Net:
                 source = Path(sender.address, sender.port)
                 for port in self.ports:
                     if (port.address, port.port) == (path.host, path.port):
-                        port.device.clockwork.datagrams_received([datagram], source, 0)
+                        port.device.clockwork.runs_received([([datagram], source, 0)])
             self.clock.advance(0)
             if not self.flying:
                 return
@@ -88,6 +88,10 @@ class MemoryPort:
         if not self.may_mark:
             raise HostError("may not mark")
         self.mark = mark
+
+    def send_replies(self, replies: list[tuple[bytes, Path]]) -> None:
+        for reply, path in replies:
+            self.send_datagrams([reply], path, 0)
 
     def send_datagrams(self, datagrams: list[bytes], path: Path, tos: int) -> int:
         assert self.port, "sent while closed"
