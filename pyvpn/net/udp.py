@@ -48,7 +48,7 @@ from pyvpn.tunnel.counters import Counters
 from pyvpn.wire.datagram import Path, Run
 
 DATA_BATCH = 64
-HANDSHAKE_BATCH = 12
+HANDSHAKE_BATCH = 8
 """Datagrams read per turn of the reactor and socket, so that the others get theirs.
 
 In a flood of initiations their socket is never empty, and an answer with a cookie costs as much as
