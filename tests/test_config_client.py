@@ -74,6 +74,11 @@ WRONG: dict[tuple[str, str], dict[str, str]] = {
         "wireguard": "pyvpn or plain-tcp or plain-udp",
         "plain": "pyvpn or plain-tcp or plain-udp",
     },
+    ("client", "transport"): {
+        "": "auto or udp or tcp",
+        "both": "auto or udp or tcp",
+        "udp tcp": "auto or udp or tcp",
+    },
     ("client", "device_name"): {
         "x" * 65: "one line of at most 64 printable characters",
         "a\x07": "one line of at most 64 printable characters",
@@ -137,6 +142,7 @@ RIGHT: dict[tuple[str, str], dict[str, object]] = {
     ("client", "password_env"): {"": None, "VPN_PASSWORD": "VPN_PASSWORD"},
     ("client", "state_dir"): {"/srv": Path("/srv")},
     ("client", "protocol"): {"pyvpn": "pyvpn", "plain-UDP": "plain-udp"},
+    ("client", "transport"): {"auto": "auto", "UDP": "udp", "tcp": "tcp"},
     ("client", "device_name"): {"": "", "Anna's \u2018laptop\u2019": "Anna's \u2018laptop\u2019"},
     ("tunnel", "device"): {"tun9": "tun9"},
     ("tunnel", "accept_routes"): {

@@ -15,8 +15,8 @@ from pyvpn.config import Address, Endpoint, Network, ServerConfig
 from pyvpn.crypto.x25519 import KEY_SIZE, StaticKey, clamp, key_from_base64, public_of
 from pyvpn.errors import ConfigError, HostError
 from pyvpn.net.host import Host, private_networks
+from pyvpn.net.wireguard_key import load_or_make_wireguard_key
 from pyvpn.server.terms import offered, own_interface, pools
-from pyvpn.server.wireguard_key import load_or_make_wireguard_key
 from pyvpn.store import Device, User
 from pyvpn.store.sqlite import Store
 from pyvpn.tunnel.addresses import AddressPool

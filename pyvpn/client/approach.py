@@ -51,6 +51,11 @@ class Approach:
         self._next = 0
         self._last = 0
 
+    @property
+    def resolver(self) -> Any:
+        """Looks names up outside the tunnel."""
+        return self._outside.nameResolver
+
     def next_of(self, config: ClientConfig) -> Endpoint:
         """The endpoint whose turn it is."""
         endpoints = config.server.endpoints

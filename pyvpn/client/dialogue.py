@@ -98,6 +98,8 @@ class NativeDialogue:
     Args:
         password: gives the password, or None when there is none; asked only when needed.
         device_name: what people shall call this machine.
+        by_udp: our WireGuard key in base64 (empty: we shall not come by UDP), and how packets
+            travel now.
     """
 
     version = VERSION
@@ -110,7 +112,9 @@ class NativeDialogue:
         device: Device,
         password: Callable[[], str | None],
         device_name: str,
+        by_udp: Callable[[], tuple[str, str]] = lambda: ("", "tcp"),
     ) -> None:
+        self._by_udp = by_udp
         self._config = config
         self._device = device
         self._password = password
@@ -132,7 +136,13 @@ class NativeDialogue:
         wanted = {
             interface.version: str(interface.ip) for interface in self._config.tunnel.address
         }
-        request = Register(address4=wanted.get(4, ""), address6=wanted.get(6, ""))
+        key, carrier = self._by_udp()
+        request = Register(
+            address4=wanted.get(4, ""),
+            address6=wanted.get(6, ""),
+            wireguard_key=key,
+            carrier=carrier,
+        )
         answer = RegisterAnswer.from_bytes(await link.ask(Command.REGISTER, request.to_bytes()))
         if not answer.success:
             raise setback_of(answer.code, answer.message, 0.0, "the server gave no address")

@@ -8,7 +8,7 @@ from twisted.internet.task import LoopingCall
 from twisted.python.failure import Failure
 
 from pyvpn.errors import PeerError
-from pyvpn.net.control import ControlLink
+from pyvpn.net.control import TRANSACTION_SECONDS, ControlLink
 from pyvpn.net.process import boottime
 from pyvpn.wire.command import Command
 
@@ -34,13 +34,17 @@ class Heart:
         if self._beating is not None and self._beating.interval != seconds:
             self.start(link, seconds)
 
+    def ask_now(self, link: ControlLink, seconds: float) -> None:
+        """Beat once more, and give *link* up unless the answer is there within *seconds*."""
+        self._beat(link, seconds)
+
     def stop(self) -> None:
         """Stand still; repeatable."""
         if self._beating is not None and self._beating.running:
             self._beating.stop()
         self._beating = None
 
-    def _beat(self, link: ControlLink) -> None:
+    def _beat(self, link: ControlLink, seconds: float = TRANSACTION_SECONDS) -> None:
         if link.is_closed:
             return
         sent = boottime()
@@ -52,4 +56,4 @@ class Heart:
             failure.trap(PeerError)
             link.abort(PeerError("the server does not answer heartbeats"))
 
-        link.ask(Command.HEARTBEAT).addCallbacks(answered, unanswered)
+        link.ask(Command.HEARTBEAT, timeout=seconds).addCallbacks(answered, unanswered)

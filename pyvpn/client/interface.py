@@ -105,12 +105,14 @@ class TunnelInterface:
         self._netlink = netlink
         self._target: Agreed | None = None  # what the kernel is to be brought to
         self._contested: set[Network] = set()
+        self.sent: Callable[[], None] = lambda: None
+        """Called after packets were given to the session."""
         self._upkeep = Upkeep(reactor, netlink, self._make_so, lost)
         self.tun = self._upkeep.tun = Tun(
             reactor,
             config.tunnel.device,
             config.tunnel.mtu or 1500,
-            lambda packets: self.router.packets_from_tun(packets, boottime()),
+            self._packets_from_tun,
             self._upkeep.deleted,
             counters,
             system,
@@ -118,6 +120,10 @@ class TunnelInterface:
         # One session, the server's; its silence is the heartbeat's business, not the router's.
         self.router = Router(self.tun, counters, expiry_seconds=float("inf"))
         self.router.add(self.session)
+
+    def _packets_from_tun(self, packets: list[bytes]) -> None:
+        self.router.packets_from_tun(packets, boottime())
+        self.sent()
 
     def configure(self, config: ClientConfig) -> None:
         """Judge by another configuration from now on."""

@@ -6,18 +6,12 @@ from collections.abc import Callable
 from ipaddress import IPv4Network
 from typing import Any
 
-from twisted.internet.address import IPv4Address, IPv6Address
-from twisted.internet.defer import Deferred
+from twisted.internet.address import IPv6Address
 from twisted.internet.error import CannotListenError
-from twisted.internet.interfaces import (
-    IAddress,
-    IHostnameResolver,
-    IHostResolution,
-    IResolutionReceiver,
-)
+from twisted.internet.interfaces import IHostnameResolver
 from twisted.internet.task import deferLater
-from zope.interface import implementer
 
+from pyvpn.client.lookup import look_up
 from pyvpn.client.machine import Setback
 from pyvpn.client.plain_link import PlainUdpLink
 from pyvpn.config import ClientConfig, Endpoint
@@ -86,33 +80,6 @@ class PlainUdpDialogue:
         )
 
 
-@implementer(IResolutionReceiver)
-class _Lookup:
-    """Collects the addresses of one name."""
-
-    def __init__(self) -> None:
-        self._addresses: list[IPv4Address | IPv6Address] = []
-        self.found: Deferred[list[IPv4Address | IPv6Address]] = Deferred(self._cancel)
-        self._resolution: IHostResolution | None = None
-
-    def _cancel(self, _: object) -> None:
-        if self._resolution is not None:
-            self._resolution.cancel()
-
-    def resolutionBegan(self, resolutionInProgress: IHostResolution) -> None:
-        self._resolution = resolutionInProgress
-
-    def addressResolved(self, address: IAddress) -> None:
-        assert isinstance(address, IPv4Address | IPv6Address)
-        self._addresses.append(address)
-
-    def resolutionComplete(self) -> None:
-        if not self.found.called:
-            # The original listens on IPv4 alone.
-            self._addresses.sort(key=lambda each: isinstance(each, IPv6Address))
-            self.found.callback(self._addresses)
-
-
 async def open_link(
     reactor: Any,
     resolver: IHostnameResolver,
@@ -131,9 +98,7 @@ async def open_link(
         HostError: we may not mark the socket.
     """
     await deferLater(reactor, 0)  # never before the caller has what he waits for
-    lookup = _Lookup()
-    resolver.resolveHostName(lookup, endpoint.host, endpoint.port, transportSemantics="UDP")
-    addresses = await lookup.found
+    addresses = await look_up(resolver, endpoint)
     if not addresses:
         raise PeerError("its name has no address")
     address = addresses[turn % len(addresses)]

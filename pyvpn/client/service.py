@@ -13,6 +13,8 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from pyvpn.client.approach import Approach
+from pyvpn.client.changes import HostChanges, is_ours
+from pyvpn.client.data_channel import DataChannel
 from pyvpn.client.device import Device, server_name
 from pyvpn.client.dialogue import (
     Dialogue,
@@ -44,7 +46,8 @@ from pyvpn.net.threads import DaemonThreads
 from pyvpn.tunnel.backoff import Backoff
 from pyvpn.tunnel.counters import Counters
 from pyvpn.wire.command import Command
-from pyvpn.wire.messages import Answer, Code, Notice, RegisterAnswer, Settings
+from pyvpn.wire.messages import Answer, ChosenCarrier, Code, Notice, RegisterAnswer, Settings
+from pyvpn.wire.native import Way
 from pyvpn.wire.plain_udp import Addresses
 
 _log = Logger()
@@ -56,6 +59,8 @@ PROOF_SECONDS = 2.0
 CHANGE_SECONDS = 1.0
 """Settings are applied at most once in this time, however often a server pushes them."""
 UNDO_SECONDS = 1.2
+DOUBT_SECONDS = 3.0
+"""How long the server has to answer after the network has changed."""
 
 
 class ClientService(Service):
@@ -97,6 +102,10 @@ class ClientService(Service):
         self._proof: IDelayedCall | None = None
         self._changing = DeferredLock()
         self._leaving: Deferred[Any] | None = None
+        self._sent_away = False
+        self._offer: RegisterAnswer | None = None
+        self.data: DataChannel | None = None
+        self._changes = HostChanges(reactor, self._network_changed)
 
     # -- start
 
@@ -116,17 +125,28 @@ class ClientService(Service):
         own_signals(
             self.reactor, stop=self.reactor.stop, reload=self.reload, status=self.log_status
         )
-        self.dialogue = self._make_dialogue(config)
         self.host = Host(str(config.state_dir), "client")
         self._netlink.call(self.host.reconcile)
         self.interface = TunnelInterface(
             self.reactor, config, self.host, self._netlink, self.counters, self._interface_lost
         )
+        if not config.plain:
+            self.data = DataChannel(
+                self.reactor,
+                config,
+                self.interface.router,
+                self.interface.session,
+                self.counters,
+                self._tell_carrier,
+            )
+            self.interface.sent = self.data.arm
+        self.dialogue = self._make_dialogue(config)
         # Now, so that a missing right is said at once and not after the log-in.
         self.interface.open()
         if config.tunnel.fwmark:
             self.host.hold_table(config.tunnel.table)
         self._approach = Approach(self.reactor, config.tunnel.fwmark, self._make_link)
+        self._changes.begin()
 
     def _make_dialogue(self, config: ClientConfig) -> Dialogue:
         if config.plain:
@@ -136,9 +156,20 @@ class ClientService(Service):
         if config.protocol == "plain-tcp":
             return PlainDialogue(config.tunnel.address[0])  # type: ignore[arg-type]  # IPv4, checked
         self._device = Device(config.state_dir, server_name(config))
-        return NativeDialogue(
-            config, self._device, self._password, config.device_name or socket.gethostname()
-        )
+        name = config.device_name or socket.gethostname()
+        return NativeDialogue(config, self._device, self._password, name, self._by_udp)
+
+    def _by_udp(self) -> tuple[str, str]:
+        data = self.data
+        return ("", "tcp") if data is None else (data.public, data.carrier)
+
+    def _tell_carrier(self, epoch: int, way: Way) -> None:
+        link = self._link
+        if isinstance(link, ControlLink) and link.is_up:
+            word = ChosenCarrier(carrier=way.name.lower(), epoch=epoch)
+            # Without an answer the connection is in trouble, which its heartbeat will notice.
+            answer = link.ask(Command.CARRIER, word.to_bytes())
+            answer.addErrback(lambda failure: failure.trap(PeerError) and None)
 
     def _password(self) -> str | None:
         return read_password(self.config) or self._typed_password
@@ -185,6 +216,7 @@ class ClientService(Service):
 
     def configure(self, link: Link, offer: RegisterAnswer) -> None:
         self.state = "configuring"
+        self._offer = offer
         done = Deferred.fromCoroutine(self.interface.agree(offer, self._server_of(link)))
         done.addCallback(lambda _: self._configured(link))
         done.addErrback(self._setback, link)
@@ -200,7 +232,17 @@ class ClientService(Service):
         self._drop_proof()
         self._proof = self.reactor.callLater(PROOF_SECONDS, self._backoff.established)
         self._approach.worked()
-        self.interface.session.attach(link, boottime())
+        if self.data is None or self._offer is None or not isinstance(link, ControlLink):
+            self.interface.session.attach(link, boottime())
+        else:
+            self.data.registered(
+                link,
+                self._offer,
+                self._server_of(link),
+                self.config.server.endpoints,
+                self._approach.resolver,
+                agreed.accepted.mtu,
+            )
         for line in self.interface.describe():
             _log.info("{line}", line=line)
         self.state = self._refusals.tell(agreed.accepted)
@@ -209,6 +251,7 @@ class ClientService(Service):
 
     def wait(self, setback: Setback) -> None:
         self._drop_link()
+        self._sent_away = setback.seconds > 0
         seconds = self._backoff.pause(setback.seconds)
         self.state = f"waiting: {setback}"
         log = _log.error if setback.serious else _log.info
@@ -249,15 +292,17 @@ class ClientService(Service):
 
     def packets(self, link: Link, packets: list[bytes]) -> None:
         session = self.interface.session
-        if session.carrier is link:
+        if session.owns(link):
             self.interface.router.packets_from_session(session, packets, boottime())
 
     def question(
         self, link: ControlLink, command: int, data: bytes
     ) -> bytes | Deferred[bytes] | None:
         if command == Command.HEARTBEAT:
+            if self.data is not None:
+                self.data.doubted()
             return b""
-        if command == Command.SETTINGS and self.interface.session.carrier is link:
+        if command == Command.SETTINGS and self.interface.session.owns(link):
             return Deferred.fromCoroutine(self._change(link, data))
         return None
 
@@ -290,7 +335,7 @@ class ClientService(Service):
         before = self.interface.describe()
         await self._changing.acquire()
         try:
-            if self.interface.session.carrier is not link:
+            if not self.interface.session.owns(link):
                 raise PeerError("settings of a connection that has ended")
             agreed = await self.interface.change(settings, self._server_of(link))
         finally:
@@ -327,12 +372,30 @@ class ClientService(Service):
         if attempt is not None:
             attempt.cancel()
         if link is not None:
-            self.interface.session.detach(link)
+            if self.data is None:
+                self.interface.session.detach(link)
+            else:
+                self.data.link_lost(link)
             if link.transport is not None:
                 if gently:
                     link.close()
                 else:
                     link.abort()
+
+    def _network_changed(self) -> None:
+        """Addresses or routes are others than before, or this machine has slept."""
+        link = self._link
+        if isinstance(link, ControlLink) and link.is_up and not link.is_closed:
+            if is_ours(link.transport.getHost().host):
+                self._heart.ask_now(link, DOUBT_SECONDS)
+            else:
+                link.abort(PeerError("this host does not have the connection's address any more"))
+        if self.data is not None:
+            self.data.network_changed()
+        # What the server asked for is not shortened by that.
+        if self._alarm is not None and self._alarm.active() and not self._sent_away:
+            self._backoff.established()
+            self._alarm.reset(0)
 
     def _drop_proof(self) -> None:
         if self._proof is not None and self._proof.active():
@@ -354,6 +417,7 @@ class ClientService(Service):
             for where, same in (
                 ("[client] state_dir", fresh.state_dir == self.config.state_dir),
                 ("[client] protocol", fresh.protocol == self.config.protocol),
+                ("[client] transport", fresh.transport == self.config.transport),
                 ("[tunnel] device", fresh.tunnel.device == self.config.tunnel.device),
                 ("[tunnel] table", fresh.tunnel.table == self.config.tunnel.table),
                 ("[tunnel] fwmark", fresh.tunnel.fwmark == self.config.tunnel.fwmark),
@@ -375,7 +439,7 @@ class ClientService(Service):
 
     def log_status(self) -> None:
         """SIGUSR2: write the state of things to the log."""
-        log_status(self.state, self._heart, self.interface, self._link, self.counters)
+        log_status(self.state, self._heart, self.interface, self._link, self.data, self.counters)
 
     # -- stop
 
@@ -387,6 +451,9 @@ class ClientService(Service):
     async def _undo(self, farewell: float) -> None:
         if farewell:
             await deferLater(self.reactor, farewell, lambda: None)
+        self._changes.end()
+        if self.data is not None:
+            self.data.close()
         self.interface.close()
         work = self._netlink.run(self.host.undo).addTimeout(UNDO_SECONDS, self.reactor)
         try:

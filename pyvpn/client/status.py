@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from twisted.logger import Logger
 
+from pyvpn.client.data_channel import DataChannel
 from pyvpn.client.heart import Heart
 from pyvpn.client.interface import TunnelInterface
 from pyvpn.client.machine import Link
@@ -14,7 +15,12 @@ _log = Logger()
 
 
 def log_status(
-    state: str, heart: Heart, interface: TunnelInterface, link: Link | None, counters: Counters
+    state: str,
+    heart: Heart,
+    interface: TunnelInterface,
+    link: Link | None,
+    data: DataChannel | None,
+    counters: Counters,
 ) -> None:
     """Write the state of things to the log."""
     session, took = interface.session, heart.round_trip
@@ -22,6 +28,8 @@ def log_status(
     _log.info("state: {state}; round trip {trip}", state=state, trip=trip)
     if isinstance(link, PlainUdpLink):
         _log.info("{line}", line=link.describe())
+    if data is not None:
+        _log.info("{line}", line=data.describe())
     for line in interface.describe():
         _log.info("{line}", line=line)
     _log.info(

@@ -180,6 +180,13 @@ directory the client is started in. A file with a password in it must have mode 
         "plain-tcp, plain-udp: the first generation's protocols, without encryption, for lessons "
         "and laboratories (ports 51005 and 2003 if the server option has none).",
     )
+    transport: str = option(
+        "auto",
+        choice("auto", "udp", "tcp"),
+        "How packets travel. auto: by UDP where it answers, else along the TLS connection, and "
+        "back; no connection inside the tunnel notices. udp: never along the TLS connection, "
+        "which only negotiates. tcp: never by UDP.",
+    )
     device_name: str = option(
         "", text(64), "What people call this device in the server's lists. Empty: its host name."
     )

@@ -21,6 +21,7 @@ from pyvpn.net.control import ControlLink
 from pyvpn.net.threads import Busy, DaemonThreads
 from pyvpn.server.grants import Grants
 from pyvpn.server.login import LogIns
+from pyvpn.server.natives import Natives
 from pyvpn.server.terms import Terms
 from pyvpn.server.visit import Statistics, Visit
 from pyvpn.store.records import Device, Gone, User
@@ -31,7 +32,7 @@ from pyvpn.tunnel.leases import Lease, Leases, PoolEmpty
 from pyvpn.tunnel.router import Router
 from pyvpn.tunnel.session import Session
 from pyvpn.wire.command import Command
-from pyvpn.wire.messages import Code, LogInAnswer, Notice, Register
+from pyvpn.wire.messages import Answer, ChosenCarrier, Code, LogInAnswer, Notice, Register
 
 _log = Logger()
 
@@ -41,6 +42,8 @@ REGISTER_SECONDS = 20.0
 REPLACED_SECONDS = 60.0
 KICKED_SECONDS = 60.0
 """How long a client that was replaced or kicked is asked to stay away."""
+
+_CARRIERS = ("tcp", "udp")
 
 
 class Clients:
@@ -75,6 +78,8 @@ class Clients:
         self.terms = terms
         self.admission = admission
         self.sessions: dict[int, Session] = {}
+        self.natives: Natives | None = None
+        """How they come by UDP, too; None: they do not."""
         self.statistics = statistics
         self._now = now
         self._unix = unix
@@ -123,7 +128,7 @@ class Clients:
     def packets(self, link: ControlLink, packets: list[bytes]) -> None:
         visit = self._visits[link]
         session = visit.session
-        if session is None or session.carrier is not link:
+        if session is None or session.link is not link:
             self._counters.drop(Drop.NOT_REGISTERED, len(packets))
             if visit.user is None:
                 self._fault(link, "sent packets before log-in")
@@ -143,13 +148,15 @@ class Clients:
             return self._exclusive(link, visit, self._register(link, visit, data))
         if command == Command.HEARTBEAT:
             return b""
+        if command == Command.CARRIER:
+            return self._choose(link, visit, data)
         self._fault(link, f"unknown command {command}")
         return _refusal(Code.UNKNOWN_COMMAND, f"command {command} is not known here")
 
     def statement(self, link: ControlLink, command: int, data: bytes) -> None:
         visit = self._visits[link]
         if command == Command.GOODBYE and visit.session is not None:
-            if visit.session.carrier is link:
+            if visit.session.link is link:
                 _log.info("{name} left", name=visit.session.name)
                 self._end(visit.session)
             link.close()
@@ -159,12 +166,15 @@ class Clients:
     def lost(self, link: ControlLink, reason: Exception) -> None:
         self.admission.done(link)
         visit = self._visits.pop(link)
-        if visit.session is not None and visit.session.detach(link):
+        session = visit.session
+        if session is not None and session.detach(link):
             _log.info(
-                "{name}: connection lost ({reason}), session kept for {seconds:g} s",
-                name=visit.session.name,
+                "{name}: connection lost ({reason}), {what}",
+                name=session.name,
                 reason=str(reason),
-                seconds=self.terms.expiry,
+                what=f"session kept for {self.terms.expiry:g} s"
+                if session.carrier is None
+                else "packets go by UDP",
             )
 
     # -- log-in
@@ -231,8 +241,11 @@ class Clients:
         if link.is_closed:
             self._let_go(device)
             return b""
-        self._attach(link, visit, current, device, lease)
-        return self.terms.answer(lease).to_bytes()
+        session = self._attach(link, visit, current, device, lease, request)
+        answer = self.terms.answer(lease)
+        if self.natives is not None:
+            answer = self.natives.welcome(session, request, answer)
+        return answer.to_bytes()
 
     async def _unchanged(self, user: User, device: Device) -> bool:
         """Whether the account is as it was before the disk was busy with the lease of *device*.
@@ -260,8 +273,14 @@ class Clients:
         return _refusal(Code.NOT_LOGGED_IN, "log in again")
 
     def _attach(
-        self, link: ControlLink, visit: Visit, user: User, device: Device, lease: Lease
-    ) -> None:
+        self,
+        link: ControlLink,
+        visit: Visit,
+        user: User,
+        device: Device,
+        lease: Lease,
+        request: Register,
+    ) -> Session:
         addresses = tuple(one for one in (lease.address4, lease.address6) if one is not None)
         session = self.sessions.get(device.id)
         if session is None:  # else it is in use, and so is its lease, which cannot have changed
@@ -275,7 +294,8 @@ class Clients:
             )
             self._router.add(session)
             self.sessions[device.id] = session
-        previous = session.attach(link, self._now())
+        stays = self.natives is not None and self.natives.carries(session, request)
+        previous = session.join(link, self._now(), keep=stays)
         visit.session = session
         self._owners[device.id] = user
         link.expect_within(None)
@@ -289,6 +309,18 @@ class Clients:
             place=visit.place,
             addresses=", ".join(_spell(lease)),
         )
+        return session
+
+    def _choose(self, link: ControlLink, visit: Visit, data: bytes) -> bytes:
+        """The client says how packets shall travel."""
+        session = visit.session
+        if session is None or session.link is not link:
+            return _refusal(Code.BAD_REQUEST, "register first")
+        chosen = ChosenCarrier.from_bytes(data)
+        if chosen.carrier not in _CARRIERS:
+            return _refusal(Code.BAD_REQUEST, "carrier is tcp or udp")
+        session.choose(chosen.epoch, chosen.carrier == "udp")
+        return Answer(success=True, code=Code.OK).to_bytes()
 
     # -- what the service does with sessions
 
@@ -299,9 +331,9 @@ class Clients:
         data = terms.settings().to_bytes()
         for session in self.sessions.values():
             session.reachable = self._reachable
-            if isinstance(session.carrier, ControlLink):
-                session.carrier.end_after_silence(terms.silence)
-                answer = session.carrier.ask(Command.SETTINGS, data)
+            if isinstance(session.link, ControlLink):
+                session.link.end_after_silence(terms.silence)
+                answer = session.link.ask(Command.SETTINGS, data)
                 answer.addErrback(self._settings_unanswered, session.name)
 
     def _settings_unanswered(self, failure: Any, name: str) -> None:
@@ -323,7 +355,7 @@ class Clients:
     ) -> None:
         """End *session* from our side, telling the client why."""
         _log.info("{name} is sent away: {why}", name=session.name, why=message)
-        link = session.carrier
+        link = session.link
         self._end(session)
         if isinstance(link, ControlLink):
             _notify(link, code, message, retry_after)
@@ -364,7 +396,9 @@ class Clients:
         self._router.remove(session)
         self.sessions.pop(session.device, None)
         self._owners.pop(session.device, None)
-        link = session.carrier
+        if self.natives is not None:
+            self.natives.end(session)
+        link = session.link
         if isinstance(link, ControlLink):
             session.detach(link)
             if link in self._visits:

@@ -223,7 +223,7 @@ class Core:
         if terms != self.clients.terms:
             self.clients.offer(terms)
             if self.wireguard is not None:
-                self.wireguard.stock.offer(terms)
+                self.wireguard.offer(terms, config.wireguard.public_endpoints)
 
     # -- the accounts
 

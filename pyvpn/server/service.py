@@ -27,6 +27,7 @@ from pyvpn.net.process import (
 )
 from pyvpn.net.threads import DaemonThreads
 from pyvpn.net.tls import ServerIdentity, server_options
+from pyvpn.net.wireguard_key import load_or_make_wireguard_key
 from pyvpn.server.core import Core
 from pyvpn.server.identity import load_identity
 from pyvpn.server.interface import ServerInterface
@@ -35,7 +36,6 @@ from pyvpn.server.loops import Loops, finish
 from pyvpn.server.plain_udp import listen_udp
 from pyvpn.server.terms import link_of
 from pyvpn.server.wireguard import WireGuardServer
-from pyvpn.server.wireguard_key import load_or_make_wireguard_key
 from pyvpn.store.sqlite import FILE_NAME, Store
 from pyvpn.tunnel.counters import Counters
 from pyvpn.tunnel.peer import Peer
@@ -171,6 +171,8 @@ class ServerService(Service):
             now=boottime,
             unix=time.time,
         )
+        made.offer(self.core.clients.terms, self.config.wireguard.public_endpoints)
+        self.core.clients.natives = made.natives
         self._undo.append(made.close)
         return made
 
@@ -339,7 +341,7 @@ class ServerService(Service):
                 packets_out=session.packets_out,
                 bytes_out=session.bytes_out,
                 heard=_heard(session, now),
-                state="" if session.carrier is not None else ", not connected",
+                state=_way(session),
             )
         for reason, n in sorted(self.counters.dropped.items()):
             _log.info("dropped {n} packets: {reason}", n=n, reason=str(reason))
@@ -379,7 +381,14 @@ class ServerService(Service):
         self._lock.release()
 
 
+def _way(session: Session) -> str:
+    """How its packets travel, in words."""
+    if session.carrier is None:
+        return ", not connected"
+    return ", by UDP" if isinstance(session.carrier, Peer) else ", by TCP"
+
+
 def _heard(session: Session, now: float) -> str:
     """When anything came from it last, in words."""
-    heard = session.carrier.heard if isinstance(session.carrier, Peer) else session.heard
+    heard = session.carrier.heard if isinstance(session.carrier, Peer) else session.last_heard
     return "never heard" if heard == float("-inf") else f"heard {max(0.0, now - heard):.0f} s ago"

@@ -77,12 +77,6 @@ class StockDevices:
             if number not in self.sessions:
                 self._begin(device, users[device.user])
 
-    def deliver(self, peer: Peer, packets: list[bytes], now: float) -> None:
-        """Take inner packets that *peer* sent; what WireGuard calls us with."""
-        session = peer.owner
-        if isinstance(session, Session):
-            self._router.packets_from_session(session, packets, now)
-
     def peer(self, device: int) -> Peer:
         """The peer of a device that has a session."""
         carrier = self.sessions[device].carrier
@@ -125,6 +119,7 @@ class StockDevices:
         peer.preshared_key = device.preshared_key or bytes(32)
         peer.mtu = self._mtu
         peer.owner = session
+        peer.is_native = False  # should one of ours have named the same key
         self._router.add(session)
         session.attach(peer, self._now())
         self.sessions[device.id] = session

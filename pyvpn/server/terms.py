@@ -125,7 +125,7 @@ class Terms:
             table.add(interface.ip.packed, interface.max_prefixlen, True)
         return table
 
-    def answer(self, lease: Lease, capabilities: tuple[str, ...] = ()) -> RegisterAnswer:
+    def answer(self, lease: Lease) -> RegisterAnswer:
         """Tell a client its *lease* and everything else it needs."""
         leased = {4: lease.address4, 6: lease.address6}
         given = {4: "", 6: ""}
@@ -147,7 +147,6 @@ class Terms:
             mtu=self.mtu,
             heartbeat=self.heartbeat,
             expiry=self.expiry,
-            capabilities=capabilities,
         )
 
     def settings(self) -> Settings:

@@ -18,6 +18,7 @@ from pyvpn.net.clockwork import Clockwork
 from pyvpn.net.threads import DaemonThreads
 from pyvpn.net.uapi import UapiPort
 from pyvpn.net.udp import RunProtocol, UdpDrop, UdpPort
+from pyvpn.server.natives import Natives
 from pyvpn.server.recall import Recall, stamps_on_file
 from pyvpn.server.shown import Shown
 from pyvpn.server.stock import OFFLINE_SECONDS, StockDevices
@@ -26,7 +27,9 @@ from pyvpn.store.records import Device, Remembered, User
 from pyvpn.store.sqlite import Store
 from pyvpn.tunnel.counters import Counters
 from pyvpn.tunnel.lease import Lease
+from pyvpn.tunnel.peer import Peer
 from pyvpn.tunnel.router import Router
+from pyvpn.tunnel.session import Session
 from pyvpn.tunnel.wireguard import WireGuard
 from pyvpn.wire.datagram import Path, Run
 
@@ -74,6 +77,11 @@ class Ports:
         for port in self._ports:
             port.close()
         self._ports.clear()
+
+    @property
+    def numbers(self) -> list[int]:
+        """Of all ports, each once."""
+        return list(dict.fromkeys(port.port for port in self._ports))
 
     @property
     def number(self) -> int:
@@ -158,18 +166,41 @@ class WireGuardServer:
         stamps = storage.call(stamps_on_file, store, unix)
         self.wireguard = WireGuard(
             self.ports,
-            lambda peer, packets, at: self.stock.deliver(peer, packets, at),
+            self._deliver,
             random=os.urandom,
             stamps=stamps,
             unix=unix,
             counters=counters,
             trusted=trusted,
+            native=lambda peer, payloads, at: self.natives.received(peer, payloads, at),
+            doubted=lambda peer, at: self.natives.doubted(peer, at),
         )
+        self._router = router
+        self.natives = Natives(self.wireguard, counters, self._places, lambda: self._mtu)
+        self._mtu = terms.mtu
+        self._public: tuple[Endpoint, ...] = ()
         self.wireguard.set_private_key(static.private)
         self.stock = StockDevices(self.wireguard, router, lease, terms, now)
         self.recall = Recall(self.wireguard, self.stock, stamps, store, storage, unix)
         self.clockwork = Clockwork(reactor, self.wireguard, now)
         self._shown: UapiPort | None = None
+
+    def _deliver(self, peer: Peer, packets: list[bytes], now: float) -> None:
+        """Take inner packets that *peer* sent; what WireGuard calls us with."""
+        session = peer.owner
+        if isinstance(session, Session):
+            self._router.packets_from_session(session, packets, now)
+
+    def _places(self) -> tuple[str, ...]:
+        """Where clients of ours find us by UDP."""
+        here = tuple(f":{number}" for number in self.ports.numbers)
+        return tuple(dict.fromkeys((*map(str, self._public), *here)))
+
+    def offer(self, terms: Terms, public: tuple[Endpoint, ...]) -> None:
+        """Tell from now on what *terms* say, and that we are at the *public* endpoints, too."""
+        self._mtu = terms.mtu
+        self._public = public
+        self.stock.offer(terms)
 
     def open(self, endpoints: Iterable[Endpoint]) -> None:
         """Listen; raises HostError."""

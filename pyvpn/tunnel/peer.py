@@ -40,6 +40,10 @@ REKEY_ATTEMPT_TIME = 90.0
 KEEPALIVE_TIMEOUT = 10.0
 """After data came and nothing was sent for so long, a keepalive says that it did."""
 
+DOUBT_AFTER = 3.0
+"""After data, or an initiation, was sent to one of ours and nothing came for so long, its owner
+is told."""
+
 MOST_STAGED = 128
 """Packets that wait for a key; the oldest make room."""
 MOST_RETRIES = int(REKEY_ATTEMPT_TIME / REKEY_TIMEOUT)
@@ -60,6 +64,7 @@ class Peer:
         "_attempts",
         "_crossed",
         "_deadline",
+        "_doubt_at",
         "_erase_at",
         "_initiation",
         "_keepalive_at",
@@ -76,6 +81,7 @@ class Peer:
         "endpoint",
         "heard",
         "initiated",
+        "is_native",
         "is_up",
         "keepalive",
         "last_handshake",
@@ -107,6 +113,8 @@ class Peer:
         """Packets are not padded beyond this; 0: unknown."""
         self.owner: object = None
         """Whose packets these are; for the owner of this object."""
+        self.is_native = False
+        """Whether it is one of ours, which understands :mod:`pyvpn.wire.native`."""
         self.is_up = True
         self.cookies = CookieJar(public)
         self.newest_stamp = bytes(12)
@@ -133,6 +141,7 @@ class Peer:
         self._retransmit_at = NEVER
         self._keepalive_at = NEVER
         self._new_handshake_at = NEVER
+        self._doubt_at = NEVER
         self._persistent_at = NEVER
         self._erase_at = NEVER
 
@@ -178,7 +187,8 @@ class Peer:
         self._staged.clear()
         self.forget_keys()
         self._deadline = self._retransmit_at = self._keepalive_at = NEVER
-        self._new_handshake_at = self._persistent_at = self._erase_at = NEVER
+        self._new_handshake_at = self._doubt_at = NEVER
+        self._persistent_at = self._erase_at = NEVER
         self._world.deadlines.discard(self)
 
     def forget_keys(self) -> None:
@@ -258,6 +268,8 @@ class Peer:
                 self._schedule()
             return
         self._sent_handshake = now
+        if self.is_native and self._doubt_at == NEVER:
+            self._doubt_at = now + DOUBT_AFTER
         self._drop_initiation()
         index = world.new_index(self)
         begun = InitiatorHandshake.begin(
@@ -313,7 +325,7 @@ class Peer:
         """Note that an authentic message of *size* bytes came."""
         self.rx_bytes += size
         self.heard = now
-        self._new_handshake_at = NEVER
+        self._new_handshake_at = self._doubt_at = NEVER
         if self.keepalive:
             self._persistent_at = now + self.keepalive
             self._schedule()
@@ -383,6 +395,9 @@ class Peer:
             if self._need_another_keepalive:
                 self._need_another_keepalive = False
                 self._keepalive_at = now + KEEPALIVE_TIMEOUT
+        if self._doubt_at <= now:
+            self._doubt_at = NEVER
+            self._world.doubted(self, now)
         if self._new_handshake_at <= now:
             self._new_handshake_at = NEVER
             self._forget_source()
@@ -430,6 +445,8 @@ class Peer:
         self._sent(now)
         if self._new_handshake_at == NEVER and any(packets):
             self._new_handshake_at = now + KEEPALIVE_TIMEOUT + REKEY_TIMEOUT + self._world.jitter()
+            if self.is_native:
+                self._doubt_at = now + DOUBT_AFTER
             self._schedule()
         if keypair.counter > REKEY_AFTER_MESSAGES or (
             keypair.initiator and now - keypair.created >= REKEY_AFTER_TIME
@@ -498,6 +515,7 @@ class Peer:
             self._retransmit_at,
             self._keepalive_at,
             self._new_handshake_at,
+            self._doubt_at,
             self._persistent_at,
             self._erase_at,
         )

@@ -77,7 +77,7 @@ class Router:
             self._refuse_foreign(address, 8 * len(address), session)
         for address in session.addresses:
             self.sessions.add(address, 8 * len(address), session)
-        self._heard.set(session, session.heard)
+        self._heard.set(session, session.last_heard)
 
     def remove(self, session: Session) -> bool:
         """Forget the session, its addresses and its routes; False when it was not here."""
@@ -154,8 +154,8 @@ class Router:
     def packets_from_session(self, session: Session, packets: list[bytes], now: float) -> None:
         """Pass on what a session may send, to the TUN or to another session.
 
-        The caller has made sure that *packets* came by the session's current carrier
-        (:meth:`~pyvpn.tunnel.session.Session.heard_from`).  Refused packets, too, show that
+        The caller has made sure that *packets* came by a carrier of the session's
+        (:meth:`~pyvpn.tunnel.session.Session.owns`).  Refused packets, too, show that
         the peer lives.
         """
         session.heard = max(session.heard, now)
@@ -213,8 +213,8 @@ class Router:
         limit = now - self.expiry_seconds
         while (oldest := self._heard.oldest()) is not None and oldest[0] <= limit:
             since, session = oldest
-            if session.heard > since:
-                self._heard.set(session, session.heard)
+            if session.last_heard > since:
+                self._heard.set(session, session.last_heard)
             else:
                 self._heard.discard(session)
                 silent.append(session)

@@ -26,12 +26,23 @@ class Carrier(Protocol):
         """Take *packets* in order, drop the rest; return how many were taken."""
 
 
+class TunnelPeer(Carrier, Protocol):
+    """What a session needs of its WireGuard peer."""
+
+    heard: float
+    """When anything authenticated last came from it."""
+
+
 class Session:
     """Lease, policy, counters and carrier of one device, or of the server as the client sees it.
 
     It outlives its connections: a new log-in of the same device attaches its connection here,
     and whatever the old one still does is told apart by *which carrier* did it.  "In" is from
     the peer, "out" is towards it.  Compared by identity.
+
+    A session between two ends of ours may have two carriers at a time: its control connection,
+    the *link*, and its WireGuard *peer*.  What arrives by either is its own; what leaves goes by
+    the one that the client has chosen (:meth:`choose`).
 
     Args:
         device: the device's id in the store; 0 or less when it has none.
@@ -50,10 +61,13 @@ class Session:
         "carrier",
         "device",
         "drops",
+        "epoch",
         "heard",
+        "link",
         "name",
         "packets_in",
         "packets_out",
+        "peer",
         "reachable",
         "sources",
         "user",
@@ -78,6 +92,12 @@ class Session:
         self.sources: Container[bytes] = addresses if sources is None else sources
         self.carrier: Carrier | None = None
         """How packets travel to it at the moment; None while it is not connected."""
+        self.link: Carrier | None = None
+        """Its control connection, if there is one and packets may ride it."""
+        self.peer: TunnelPeer | None = None
+        """Its WireGuard peer, once the key is proved to be its own."""
+        self.epoch = 0
+        """Of the client's latest word on the carrier; a lower one is from the past."""
         self.packets_in = 0
         """Packets from it that passed every check."""
         self.bytes_in = 0
@@ -98,21 +118,75 @@ class Session:
         return None if previous is carrier else previous
 
     def detach(self, carrier: Carrier) -> bool:
-        """End the use of *carrier*.  False, and nothing changes, if it is not the current one."""
-        if self.carrier is not carrier:
+        """End the use of *carrier*.  False, and nothing changes, if it is none of ours.
+
+        While the client has chosen the other one, that goes on carrying.
+        """
+        if not self.owns(carrier):
             return False
-        self.carrier = None
+        if self.link is carrier:
+            self.link = None
+        if self.peer is carrier:
+            self.peer = None
+        if self.carrier is carrier:
+            self.carrier = None
         return True
+
+    def owns(self, carrier: Carrier) -> bool:
+        """Whether what arrives by *carrier* is this session's."""
+        return carrier is self.carrier or carrier is self.link or carrier is self.peer
 
     def heard_from(self, carrier: Carrier, now: float) -> bool:
         """Note that something authenticated arrived by *carrier*.
 
-        False, and nothing changes, if it is not the current one: the caller then drops what
-        arrived, so that a straggler neither keeps a session alive nor speaks for it.
+        False, and nothing changes, if it is none of ours: the caller then drops what arrived, so
+        that a straggler neither keeps a session alive nor speaks for it.
         """
-        if self.carrier is not carrier:
+        if not self.owns(carrier):
             return False
         self.heard = max(self.heard, now)
+        return True
+
+    @property
+    def last_heard(self) -> float:
+        """When anything authenticated last came, by either carrier."""
+        return self.heard if self.peer is None else max(self.heard, self.peer.heard)
+
+    # -- two carriers
+
+    def join(self, link: Carrier, now: float, *, keep: bool = False) -> Carrier | None:
+        """Take *link* as the control connection.
+
+        Args:
+            keep: packets stay with the peer, if there is one; else they ride the link.
+
+        Returns:
+            The link it replaces, for the caller to close; None if there was none.
+        """
+        previous, self.link = self.link, link
+        self.heard = max(self.heard, now)
+        if not (keep and self.peer is not None):
+            self.carrier = link
+        elif self.carrier is not self.peer:
+            self.carrier = self.peer
+        return None if previous is link else previous
+
+    def tie(self, peer: TunnelPeer) -> None:
+        """Know *peer* for our own; it carries when the client says so."""
+        if self.peer is not None and self.carrier is self.peer:
+            self.carrier = peer
+        self.peer = peer
+
+    def choose(self, epoch: int, by_peer: bool) -> bool:
+        """Let packets leave by the peer, or by the link, as the client wishes.
+
+        False, and nothing changes, when a later word was heard already, or when it wants the peer
+        and there is none.
+        """
+        if epoch <= self.epoch or (by_peer and self.peer is None):
+            return False
+        self.epoch = epoch
+        self.carrier = self.peer if by_peer else self.link
         return True
 
     def send_packets(self, packets: list[bytes], now: float) -> int:

@@ -36,6 +36,7 @@ class Surroundings:
         stamps: the TAI64N times of our initiations.
         unix: wall clock seconds, for what people read.
         counters: where drops go.
+        doubted: told of a peer of ours that does not answer, and when.
     """
 
     def __init__(
@@ -45,7 +46,9 @@ class Surroundings:
         stamps: Stamps,
         unix: Callable[[], float],
         counters: Counters,
+        doubted: Callable[[Peer, float], None],
     ) -> None:
+        self.doubted = doubted
         self.outside = outside
         self.random = random
         self.stamps = stamps

@@ -44,6 +44,7 @@ from pyvpn.wire.datagram import (
     kind_of,
 )
 from pyvpn.wire.ip import NOT_ECT, decapsulated, trimmed
+from pyvpn.wire.native import is_native
 
 HANDSHAKES_AT_ONCE = 8
 """Worked off in one go: some four milliseconds."""
@@ -65,6 +66,8 @@ class WireGuard:
         deliver: takes the inner packets that a peer sent, whole and trimmed; their addresses are
             not checked yet.
         trusted: whether a packed address stands for many clients and has no limit of its own.
+        native: takes what a peer of ours sent that is no IP packet (:mod:`pyvpn.wire.native`),
+            after the packets that came with it.
         others: as :class:`~pyvpn.tunnel.surroundings.Surroundings` takes them.
     """
 
@@ -78,8 +81,11 @@ class WireGuard:
         unix: Callable[[], float],
         counters: Counters,
         trusted: Callable[[bytes], bool] = lambda address: False,
+        native: Callable[[Peer, list[bytes], float], None] = lambda peer, messages, now: None,
+        doubted: Callable[[Peer, float], None] = lambda peer, now: None,
     ) -> None:
-        self._world = Surroundings(outside, random, stamps, unix, counters)
+        self._world = Surroundings(outside, random, stamps, unix, counters, doubted)
+        self._native = native
         self._outside = outside
         self._deliver = deliver
         self._trusted = trusted
@@ -256,6 +262,7 @@ class WireGuard:
         receive = keypair.receive
         newest = keypair.window.highest
         packets: list[bytes] = []
+        messages: list[bytes] = []
         size = authentic = data = 0
         for datagram in run:
             packet = receive(datagram)
@@ -269,7 +276,10 @@ class WireGuard:
             data += 1
             whole = trimmed(packet)
             if whole is None:
-                self.counters.drop(Drop.MALFORMED)
+                if peer.is_native and is_native(packet):
+                    messages.append(packet)
+                else:
+                    self.counters.drop(Drop.MALFORMED)
                 continue
             if ecn != NOT_ECT:
                 whole = decapsulated(whole, ecn)
@@ -290,6 +300,8 @@ class WireGuard:
             peer.received_data(path if newer else None, data > 0, size, now)
         if packets:
             self._deliver(peer, packets, now)
+        if messages:
+            self._native(peer, messages, now)
 
     # -- handshakes
 

@@ -170,6 +170,12 @@ def _to_mtu(value: object) -> int:
     return value
 
 
+def _to_count(value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**53:
+        raise _Unexpected
+    return value
+
+
 def _to_seconds(value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise _Unexpected
@@ -187,6 +193,7 @@ Pem = Annotated[str, _Kind("a PEM string of at most 8192 characters", _to_pem)]
 UserName = Annotated[str, _Kind("a string", _to_user_name)]
 Password = Annotated[str, _Kind("a string", _to_password)]
 Mtu = Annotated[int, _Kind("a whole number from 0 to 65535", _to_mtu)]
+Count = Annotated[int, _Kind("a whole number from 0 to 2^53 - 1", _to_count)]
 Seconds = Annotated[float, _Kind("a number of seconds, 0 or more", _to_seconds)]
 
 
@@ -270,6 +277,10 @@ class Register(Message):
     address4: Text = ""
     address6: Text = ""
     capabilities: Texts = ()
+    wireguard_key: Text = ""
+    """The client's public key in base64, with which it will come by UDP; empty: it will not."""
+    carrier: Word = "tcp"
+    """How its packets travel now: ``udp`` if a tunnel of the same session carries them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -300,6 +311,24 @@ class RegisterAnswer(Message):
     expiry: Seconds = 0.0
     """Seconds of silence after which either side gives the other up; 0: unsaid."""
     capabilities: Texts = ()
+    wireguard_key: Text = ""
+    """The server's public key in base64; empty: it speaks no WireGuard, or not with us."""
+    wireguard_endpoints: Texts = ()
+    """Where it does: "host:port", or ":port" at the address of this connection."""
+    token: Text = ""
+    """16 bytes in base64, to be brought back through the tunnel: this key is this device's."""
+    agreement: Text = ""
+    """Names the session; another one than before: the server has forgotten the earlier tunnel."""
+    epoch: Count = 0
+    """Of the client's latest word on the carrier that this session has heard."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChosenCarrier(Message):
+    """Client: how packets travel from now on; the highest epoch counts."""
+
+    carrier: Word
+    epoch: Count
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from pyvpn.config import load_server
 from pyvpn.crypto.x25519 import key_from_base64, key_to_base64, public_of
 from pyvpn.errors import HostError
 from pyvpn.net import netlink
-from pyvpn.server.wireguard_key import load_or_make_wireguard_key
+from pyvpn.net.wireguard_key import load_or_make_wireguard_key
 from pyvpn.store.sqlite import Store
 from pyvpn.tunnel.leases import Lease
 from tests.cli.devices import OWN, DeviceCase, address, parse

@@ -9,7 +9,7 @@ from click.testing import CliRunner
 
 from pyvpn.cli import main
 from pyvpn.crypto.x25519 import key_to_base64, public_of
-from pyvpn.server.wireguard_key import load_or_make_wireguard_key
+from pyvpn.net.wireguard_key import load_or_make_wireguard_key
 from pyvpn.store.schema import SCHEMA_VERSION
 from tests.cli.devices import OTHER, OWN, DeviceCase
 from tests.store.test_migration import OLD

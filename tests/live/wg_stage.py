@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from pyvpn.crypto.x25519 import key_from_base64, key_to_base64, public_of
-from pyvpn.server.wireguard_key import load_or_make_wireguard_key
+from pyvpn.net.wireguard_key import load_or_make_wireguard_key
 from pyvpn.testing.lab import SERVER_ADDRESS, Lab
 from pyvpn.testing.namespace import stop
 from pyvpn.tunnel.lease import Granted, Lease

@@ -16,6 +16,7 @@ from pyvpn.tunnel.addresses import AddressPool
 from pyvpn.tunnel.leases import Granted, Lease, Leases
 from pyvpn.tunnel.peer import Peer
 from pyvpn.tunnel.router import Router
+from pyvpn.tunnel.session import Session
 from pyvpn.wire.datagram import DATA, INITIATION, RESPONSE, Path
 from tests.net.at_once import AtOnce
 from tests.store.cases import NOON, StoreCase
@@ -50,10 +51,15 @@ class Server:
         self.stock = StockDevices(
             self.end.wg, self.router, self.leases.get, TERMS, lambda: net.now
         )
-        self.end.deliver = self.stock.deliver  # type: ignore[method-assign]
+        self.end.deliver = self.deliver  # type: ignore[method-assign]
         self.recall = Recall(
             self.end.wg, self.stock, self.end.stamps, store, self.storage, self.unix
         )
+
+    def deliver(self, peer: Peer, packets: list[bytes], now: float) -> None:
+        session = peer.owner
+        if isinstance(session, Session):
+            self.router.packets_from_session(session, packets, now)
 
     def unix(self) -> float:
         return EPOCH + self.net.now

@@ -314,7 +314,7 @@ class Machine(RuleBasedStateMachine):
                 held_keys = [keypair for keypair in slots if keypair is not None]
                 assert len(set(map(id, held_keys))) == len(held_keys)
                 timers = [getattr(peer, name) for name in Peer.__slots__ if name.endswith("_at")]
-                assert len(timers) == 5
+                assert len(timers) == 6
                 assert peer._deadline <= min(timers), "a timer that nobody waits for"
                 assert peer._deadline == float("inf") or peer in end.wg._world.deadlines
 

@@ -8,10 +8,11 @@ from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from pyvpn.wire import command, json_object, messages
+from pyvpn.wire import command, json_object, messages, native
 from pyvpn.wire.command import Command, encode_frame, encode_version
 from pyvpn.wire.messages import (
     Answer,
+    ChosenCarrier,
     Code,
     LogIn,
     LogInAnswer,
@@ -62,18 +63,27 @@ class ProtocolDocumentTests(SynchronousTestCase):
 
     def test_commands(self) -> None:
         """The table of commands has every command with its number, and no other."""
-        table = self.text.split("\nCommands\n", 1)[1].split("A question with")[0]
+        table = self.text.split("\nCommands\n", 1)[1].split("A server answers a question")[0]
         found = re.findall(r"^(-?\d+) +([a-z ]+?)  ", table, re.MULTILINE)
 
         self.assertEqual(
             [(str(int(each)), each.name.lower().replace("_", " ")) for each in Command], found
         )
 
+    def test_native_messages(self) -> None:
+        """The table of what is said inside the tunnel has every kind with its number."""
+        table = self.text.split("\nData channel\n", 1)[1].split("**The key is a claim")[0]
+        found = re.findall(r"^(\d+) +([a-z ]+?)  ", table, re.MULTILINE)
+        kinds = [(str(int(each)), each.name.lower().replace("_", " ")) for each in native.Kind]
+
+        self.assertEqual(kinds, found)
+
     def test_fields(self) -> None:
         """Each message's table has its keys in order, with their defaults, and no other."""
         kinds: tuple[type[Message], ...]
-        kinds = (LogIn, LogInAnswer, Register, RegisterAnswer, Settings, Notice, Answer)
-        spelled = {"": '``""``', (): "``[]``", 0.0: "0", MISSING: "needed"}
+        kinds = (LogIn, LogInAnswer, Register, RegisterAnswer, ChosenCarrier)
+        kinds += (Settings, Notice, Answer)
+        spelled = {"": '``""``', "tcp": "``tcp``", (): "``[]``", 0.0: "0", MISSING: "needed"}
         for kind in kinds:
             _, _, rest = self.text.partition(f"\n{kind.__name__}")
             while rest and not re.match(r"[ :]", rest):

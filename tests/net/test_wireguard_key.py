@@ -12,7 +12,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from pyvpn.crypto.x25519 import key_to_base64
 from pyvpn.errors import ConfigError
-from pyvpn.server.wireguard_key import KEY_FILE, load_or_make_wireguard_key
+from pyvpn.net.wireguard_key import KEY_FILE, load_or_make_wireguard_key
 
 # RFC 7748 section 6.1: Alice's keys; the private one as the curve uses it, clamped.
 PRIVATE = bytes.fromhex("70076d0a7318a57d3c16c17251b26645df4c2f87ebc0992ab177fba51db92c6a")

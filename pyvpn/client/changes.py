@@ -1,0 +1,78 @@
+"""What changes around a client: its host's addresses and routes, and the time that it slept."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+from twisted.internet.interfaces import IDelayedCall
+from twisted.internet.task import LoopingCall
+
+from pyvpn.net.process import boottime
+from pyvpn.net.rtnetlink import ROUTE_NEWS, News
+
+SETTLE_SECONDS = 0.1
+"""A change comes in several pieces: address, route, default route."""
+LATEST_SECONDS = 0.5
+"""... but where they never end nobody waits for longer."""
+SLEPT_SECONDS = 2.0
+LOOK_SECONDS = 1.0
+
+
+class HostChanges:
+    """Calls *changed* after the host's addresses or routes have changed, or it has slept."""
+
+    def __init__(self, reactor: Any, changed: Callable[[], None]) -> None:
+        self._reactor = reactor
+        self._changed = changed
+        self._news = News(reactor, ROUTE_NEWS, self._heard)
+        self._call: IDelayedCall | None = None
+        self._first = 0.0
+        self._looking = LoopingCall(self._look)
+        self._looking.clock = reactor
+        self._asleep = 0.0
+
+    def begin(self) -> None:
+        """Listen from now on; where the kernel refuses us the news, only sleep is noticed."""
+        with suppress(OSError):
+            self._news.open()
+        self._asleep = boottime() - time.monotonic()
+        self._looking.start(LOOK_SECONDS, now=False)
+
+    def end(self) -> None:
+        """Listen no more; may be called without :meth:`begin`."""
+        self._news.close()
+        if self._looking.running:
+            self._looking.stop()
+        if self._call is not None and self._call.active():
+            self._call.cancel()
+
+    def _heard(self) -> None:
+        now = self._reactor.seconds()
+        if self._call is not None and self._call.active():
+            if now - self._first < LATEST_SECONDS - SETTLE_SECONDS:
+                self._call.reset(SETTLE_SECONDS)
+            return
+        self._first = now
+        self._call = self._reactor.callLater(SETTLE_SECONDS, self._changed)
+
+    def _look(self) -> None:
+        # The monotonic clock stands still while a machine sleeps, the other one does not.
+        asleep = boottime() - time.monotonic()
+        if asleep - self._asleep > SLEPT_SECONDS:
+            self._asleep = asleep
+            self._changed()
+
+
+def is_ours(host: str) -> bool:
+    """Whether this host has the address *host* at the moment."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.bind((host, 0))
+        except OSError:
+            return False
+    return True

@@ -1,0 +1,349 @@
+"""The client's data channel: WireGuard by UDP, and the choice between it and the control link."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from base64 import b64decode
+from binascii import Error as NoBase64
+from collections.abc import Callable
+from ipaddress import IPv4Address, IPv6Address, ip_address
+from pathlib import Path as File
+from typing import Any
+
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.interfaces import IDelayedCall
+from twisted.logger import Logger
+
+from pyvpn.client.lookup import look_up
+from pyvpn.config import ClientConfig, Endpoint
+from pyvpn.crypto.tai64n import Stamps, reserve, tai64n
+from pyvpn.crypto.x25519 import key_from_base64, key_to_base64
+from pyvpn.errors import HostError, PyvpnError
+from pyvpn.net.clockwork import Clockwork
+from pyvpn.net.private_files import read_private, write_private
+from pyvpn.net.process import boottime
+from pyvpn.net.udp import UdpPort
+from pyvpn.net.wireguard_key import load_or_make_wireguard_key
+from pyvpn.tunnel.choice import CarrierChoice, Transport
+from pyvpn.tunnel.counters import Counters, Drop
+from pyvpn.tunnel.peer import Peer
+from pyvpn.tunnel.router import Router
+from pyvpn.tunnel.session import Session
+from pyvpn.tunnel.wireguard import WireGuard
+from pyvpn.wire.datagram import Path
+from pyvpn.wire.messages import RegisterAnswer
+from pyvpn.wire.native import TOKEN_BYTES, Way, parse
+
+_log = Logger()
+
+KEEPALIVE_SECONDS = 25
+"""A router on the way forgets a silent client after 30 s at the earliest."""
+MOST_PLACES = 16
+RESERVE_SECONDS = 600.0
+"""How far ahead of the clock our timestamps are reserved: so often at most that is written."""
+
+STAMP_FILE = "wireguard.stamp"
+
+IpAddress = IPv4Address | IPv6Address
+
+
+class DataChannel:
+    """What a client has of UDP.
+
+    Args:
+        config: says whether UDP may be used, and the mark that keeps it out of the tunnel.
+        router: takes what arrives for *session*.
+        tell: says a choice by the control connection, if there is one.
+
+    Raises:
+        ConfigError: the key in the state directory is none, or is open to others.
+        HostError: it cannot be read or written.
+    """
+
+    def __init__(
+        self,
+        reactor: Any,
+        config: ClientConfig,
+        router: Router,
+        session: Session,
+        counters: Counters,
+        tell: Callable[[int, Way], None],
+    ) -> None:
+        self._reactor = reactor
+        self._router = router
+        self._session = session
+        self._counters = counters
+        self._stamp_file = config.state_dir / STAMP_FILE
+        self._stamps = Stamps(time.time, _stamp_on_file(self._stamp_file))
+        self._reserved = b""
+        self._static = load_or_make_wireguard_key(config.state_dir)
+        self.transport = Transport(config.transport)
+        self._told: tuple[bool, str] | None = None
+        self.choice = CarrierChoice(session, self.transport, tell)
+        self.wireguard: WireGuard
+        self._port: UdpPort
+        self._mark = config.tunnel.fwmark
+        self.wireguard = WireGuard(
+            self,
+            self._deliver,
+            random=os.urandom,
+            stamps=self._stamps,
+            unix=time.time,
+            counters=counters,
+            native=self._native,
+            doubted=self._doubted,
+        )
+        self.wireguard.set_private_key(self._static.private)
+        self.clockwork = Clockwork(reactor, self.wireguard, boottime)
+        self._port = UdpPort(reactor, self.clockwork, counters, mark=self._mark)
+        self._alarm: IDelayedCall | None = None
+        self._resolving: list[Deferred[Any]] = []
+
+    # -- what the service does
+
+    @property
+    def public(self) -> str:
+        """Our WireGuard key in base64, as a registration names it; empty: none, we shall not."""
+        return "" if self.transport == Transport.TCP else key_to_base64(self._static.public)
+
+    @property
+    def carrier(self) -> str:
+        """How packets travel now, as a registration says it."""
+        return "udp" if self.choice.by_udp else "tcp"
+
+    def registered(
+        self,
+        link: Any,
+        offer: RegisterAnswer,
+        server: IpAddress | None,
+        names: tuple[Endpoint, ...],
+        resolver: Any,
+        mtu: int,
+    ) -> None:
+        """The server has taken us in by *link*.
+
+        Args:
+            server: where *link* leads.
+            names: where the server is said to be; their addresses are tried, too.
+        """
+        now = boottime()
+        peer = self._peer_of(offer, mtu)
+        token = _token_of(offer)
+        places = [] if peer is None else _places(offer, server)
+        if peer is None or len(token) != TOKEN_BYTES or not places:
+            self.choice.registered(link, None, [], offer.agreement, b"", offer.epoch, now)
+            return
+        self._open()
+        self.choice.registered(link, peer, places, offer.agreement, token, offer.epoch, now)
+        if peer.keepalive != KEEPALIVE_SECONDS:
+            peer.set_keepalive(KEEPALIVE_SECONDS, now)
+        self._look_up(offer, names, resolver)
+        self.arm()
+
+    def link_lost(self, link: Any) -> None:
+        """The control connection is no more."""
+        self.choice.link_lost(link, boottime())
+        self._look()
+
+    def network_changed(self) -> None:
+        """Addresses or routes are others than before, or this machine has slept."""
+        self.choice.network_changed(boottime())
+        self._look()
+
+    def doubted(self) -> None:
+        """The server asks whether we are there: what it sends by UDP goes unanswered."""
+        self.choice.doubted(boottime())
+        self._look()
+
+    def arm(self) -> None:
+        """To be called after packets were given to the session."""
+        self.clockwork.arm()
+        due = self.choice.next_due
+        if self._alarm is not None and self._alarm.active():
+            if self._alarm.getTime() - self._reactor.seconds() <= due - boottime():
+                return
+            self._alarm.cancel()
+        if due != float("inf") and self._port.port:
+            self._alarm = self._reactor.callLater(max(0.0, due - boottime()), self._look)
+
+    def send_datagrams(self, datagrams: list[bytes], path: Path, tos: int) -> int:
+        return self._port.send_datagrams(datagrams, path, tos)
+
+    def send_replies(self, replies: list[tuple[bytes, Path]]) -> None:
+        self._port.send_replies(replies)
+
+    def describe(self) -> str:
+        """How packets travel and why, for the status."""
+        session = self._session
+        if session.carrier is None:
+            return f"packets do not travel: {self.choice.why}"
+        if not self.choice.by_udp:
+            return f"packets go by TCP (TLS): {self.choice.why}"
+        peer = session.carrier
+        assert isinstance(peer, Peer)
+        return f"packets go by UDP to {peer.endpoint}: {self.choice.why}"
+
+    def close(self) -> None:
+        """Send and receive nothing any more."""
+        if self._alarm is not None and self._alarm.active():
+            self._alarm.cancel()
+        self._forget_names()
+        self.clockwork.stop()
+        self._port.close()
+
+    # -- inside
+
+    def _open(self) -> None:
+        if not self._port.port:
+            self._port.open(0)
+        self._reserve()
+
+    def _peer_of(self, offer: RegisterAnswer, mtu: int) -> Peer | None:
+        if not offer.wireguard_key or self.transport == Transport.TCP:
+            return None
+        try:
+            public = key_from_base64(offer.wireguard_key)
+        except ValueError:
+            _log.warn("the server's WireGuard key is none: without UDP")
+            return None
+        for other in [each for each in self.wireguard.peers if each != public]:
+            self.wireguard.remove_peer(other)
+        peer = self.wireguard.add_peer(public)
+        if peer is not None:
+            peer.owner = self._session
+            peer.is_native = True
+            peer.mtu = mtu
+        return peer
+
+    def _deliver(self, peer: Peer, packets: list[bytes], now: float) -> None:
+        self._router.packets_from_session(self._session, packets, now)
+
+    def _native(self, peer: Peer, payloads: list[bytes], now: float) -> None:
+        for payload in payloads:
+            message = parse(payload)
+            if message is None:
+                self._counters.drop(Drop.MALFORMED)
+            else:
+                self.choice.received(message, now)
+        self._say()
+        self.arm()
+
+    def _doubted(self, peer: Peer, now: float) -> None:
+        self.choice.doubted(now)
+        self.arm()
+
+    def _look(self) -> None:
+        try:
+            self._reserve()
+            self.choice.tick(boottime())
+            self._say()
+        except Exception:  # noqa: BLE001 - else nobody would look again
+            _log.failure("the data channel met a bug of ours")
+            self.choice.put_off(boottime())
+        self.arm()
+
+    def _say(self) -> None:
+        """Log a change of the carrier, once."""
+        state = (self.choice.by_udp, self.choice.why)
+        if state != self._told and self._session.carrier is not None:
+            self._told = state
+            _log.info("{what}", what=self.describe())
+
+    def _look_up(self, offer: RegisterAnswer, names: tuple[Endpoint, ...], resolver: Any) -> None:
+        """Find the other addresses of the server: of the other family, or behind names."""
+        self._forget_names()
+        known = _ports(offer)
+        wanted = [Endpoint(each.host, port) for each in names for port in known]
+        wanted += [each for each in _endpoints(offer) if each.host and _literal(each) is None]
+        for each in dict.fromkeys(wanted[:MOST_PLACES]):
+            resolving = look_up(resolver, each)
+            self._resolving.append(resolving)
+            resolving.addCallback(self._found)
+            resolving.addErrback(lambda failure: failure.trap(CancelledError, Exception) and None)
+
+    def _found(self, addresses: list[Any]) -> None:
+        self.choice.add_paths(
+            [Path(ip_address(each.host).packed, each.port) for each in addresses], MOST_PLACES
+        )
+
+    def _forget_names(self) -> None:
+        for each in self._resolving:
+            each.cancel()
+        self._resolving.clear()
+
+    def _reserve(self) -> None:
+        """Write down a timestamp that we have not reached, before we reach it."""
+        wanted = max(tai64n(time.time()), self._stamps.last)
+        if reserve(wanted, RESERVE_SECONDS / 2) > self._reserved:
+            self._reserved = reserve(wanted, RESERVE_SECONDS)
+            try:
+                write_private(self._stamp_file, self._reserved.hex().encode() + b"\n")
+            except HostError as error:
+                _log.warn("{error}", error=str(error))
+
+
+def _stamp_on_file(path: File) -> bytes:
+    """The timestamp that an earlier process may have reached; empty if there was none.
+
+    One that is no timestamp counts as none: what the clock says then is later, as a rule.
+    """
+    data = read_private(path)
+    if data is None:
+        return b""
+    try:
+        stamp = bytes.fromhex(data.decode("ascii"))
+        Stamps(time.time, stamp)
+    except (ValueError, PyvpnError):
+        _log.warn("{file} holds no timestamp: begun anew", file=str(path))
+        return b""
+    return stamp
+
+
+def _token_of(offer: RegisterAnswer) -> bytes:
+    try:
+        return b64decode(offer.token, validate=True)
+    except (NoBase64, ValueError):
+        return b""
+
+
+def _endpoints(offer: RegisterAnswer) -> list[Endpoint]:
+    """The places in *offer* that can be read; the others are as good as not said."""
+    found: list[Endpoint] = []
+    for text in offer.wireguard_endpoints[:MOST_PLACES]:
+        host, _, port = text.rpartition(":")
+        if port.isdecimal() and port.isascii() and 0 < int(port) < 65_536:
+            found.append(Endpoint(host.strip("[]"), int(port)))
+    return found
+
+
+def _ports(offer: RegisterAnswer) -> list[int]:
+    return list(dict.fromkeys(each.port for each in _endpoints(offer) if not each.host))
+
+
+def _literal(endpoint: Endpoint) -> IpAddress | None:
+    try:
+        return ip_address(endpoint.host)
+    except ValueError:
+        return None
+
+
+def _places(offer: RegisterAnswer, server: IpAddress | None) -> list[Path]:
+    """Where to try, in the server's order; "" is where the control connection leads."""
+    paths: list[Path] = []
+    for endpoint in _endpoints(offer):
+        address = _literal(endpoint) if endpoint.host else server
+        if address is not None:
+            scope = 0
+            if isinstance(address, IPv6Address) and address.scope_id:
+                scope = _interface(address.scope_id)
+            paths.append(Path(address.packed, endpoint.port, scope))
+    return list(dict.fromkeys(paths))
+
+
+def _interface(scope: str) -> int:
+    try:
+        return int(scope) if scope.isdecimal() else socket.if_nametoindex(scope)
+    except OSError:
+        return 0

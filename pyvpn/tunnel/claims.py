@@ -1,0 +1,138 @@
+"""Which session a WireGuard key belongs to: a claim until the holder of the key has proved it.
+
+A client names its key on the control channel, which proves the device; the tunnel proves that it
+holds the key.  The token, given on the one and brought back on the other, says that both are one.
+Until then the key is a claim: it reserves nothing, and another's equal claim is not refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from pyvpn.tunnel.peer import Peer
+from pyvpn.tunnel.session import Session
+from pyvpn.tunnel.wireguard import WireGuard
+from pyvpn.wire.native import (
+    TOKEN_BYTES,
+    Carrier,
+    CarrierSet,
+    Echo,
+    EchoReply,
+    NativeMessage,
+    Token,
+    TokenTaken,
+    Way,
+    parse,
+)
+
+
+class Claims:
+    """The keys that sessions have named, and those that are proved.
+
+    Args:
+        random: returns so many random bytes.
+    """
+
+    def __init__(self, wireguard: WireGuard, random: Callable[[int], bytes]) -> None:
+        self._wireguard = wireguard
+        self._random = random
+        self._claims: dict[Session, tuple[bytes, bytes]] = {}  # key and token
+        self._by_token: dict[bytes, Session] = {}
+        self._by_key: dict[bytes, set[Session]] = {}
+
+    def __len__(self) -> int:
+        """How many sessions have named a key."""
+        return len(self._claims)
+
+    def claim(self, session: Session, public: bytes, mtu: int) -> bytes:
+        """Note that *session* says the key is its own; return the token that will prove it.
+
+        Any earlier token of the session is void.  The same key as before leaves the tunnel as it
+        is; another one ends it.
+
+        Args:
+            mtu: packets to the peer are not padded beyond so many bytes.
+        """
+        before = self._claims.get(session)
+        if before is not None:
+            del self._by_token[before[1]]
+            if before[0] != public:
+                self._let_go(session, before[0])
+        token = self._random(TOKEN_BYTES)
+        self._claims[session] = public, token
+        self._by_token[token] = session
+        self._by_key.setdefault(public, set()).add(session)
+        peer = self._wireguard.add_peer(public)
+        if peer is not None and (peer.owner is None or peer.owner in self._claims):
+            peer.is_native = True  # not so a stock device's, whose key was copied to us
+            peer.mtu = mtu
+        return token
+
+    def prove(self, peer: Peer, token: bytes) -> Session | None:
+        """Tie *peer*, through whose tunnel *token* came, to the session that was given the token.
+
+        None, and nothing changes, when that one has named another key, or nobody was given it.
+        """
+        session = self._by_token.get(token)
+        if session is None or self._claims[session][0] != peer.public or not peer.is_native:
+            return None
+        before = peer.owner
+        if isinstance(before, Session) and before is not session:
+            _untie(before, peer)  # whoever holds the key is where it says, and only there
+        peer.owner = session
+        session.tie(peer)
+        return session
+
+    def received(self, peer: Peer, payloads: list[bytes], now: float) -> int:
+        """Answer what native ends say through their tunnels.
+
+        Returns:
+            How many of them meant nothing.
+        """
+        answers: list[bytes] = []
+        for payload in payloads:
+            answer = self._answer_to(peer, parse(payload))
+            if answer is not None:
+                answers.append(answer.to_bytes())
+        if answers:
+            peer.send_packets(answers, now)
+        return len(payloads) - len(answers)
+
+    def _answer_to(self, peer: Peer, message: NativeMessage | None) -> NativeMessage | None:
+        if isinstance(message, Echo):
+            return EchoReply(message.id, message.size)
+        if isinstance(message, Token):
+            proved = self.prove(peer, message.token)
+            return None if proved is None else TokenTaken(message.token)
+        session = peer.owner
+        if isinstance(message, Carrier) and isinstance(session, Session):
+            session.choose(message.epoch, message.way == Way.UDP)
+            if session.epoch == message.epoch:
+                return CarrierSet(message.epoch, message.way)
+        return None
+
+    def end(self, session: Session) -> None:
+        """Forget what *session* has named; its tunnel ends."""
+        claim = self._claims.pop(session, None)
+        if claim is not None:
+            del self._by_token[claim[1]]
+            self._let_go(session, claim[0])
+
+    def _let_go(self, session: Session, public: bytes) -> None:
+        sessions = self._by_key[public]
+        sessions.discard(session)
+        peer = self._wireguard.peers.get(public)
+        if peer is not None and peer.owner is session:
+            _untie(session, peer)
+        if not sessions:
+            del self._by_key[public]
+            if peer is not None and peer.is_native and peer.owner is None:
+                self._wireguard.remove_peer(public)
+
+
+def _untie(session: Session, peer: Peer) -> None:
+    peer.owner = None
+    if session.carrier is peer:
+        session.carrier = session.link
+    if session.peer is peer:
+        session.peer = None

@@ -1,0 +1,173 @@
+"""What two ends of ours say to each other inside the tunnel, where WireGuard carries IP packets.
+
+A sealed payload whose first four bits are 0 is no IP packet; stock WireGuard drops it, and we
+never send it one.  All numbers are big endian::
+
+    kind (1) | 0 (1) | length of the whole message (2) | body | whatever pads it
+
+===========  ====  ==============================  =============================================
+message      kind  body                            who sends it
+===========  ====  ==============================  =============================================
+echo         1     id (8), zeros                   either, to see whether anything comes through
+echo reply   2     id (8), size of the echo (2)    either, at once
+carrier      3     epoch (8), carrier (1)          the client: how packets shall travel
+carrier set  4     the same                        the server: so it is
+token        5     token (16)                      the client: which registration this key is of
+token taken  6     token (16)                      the server: it is tied to it
+===========  ====  ==============================  =============================================
+"""
+
+from __future__ import annotations
+
+import struct
+from enum import IntEnum
+from typing import NamedTuple
+
+from pyvpn.errors import Misuse
+
+TOKEN_BYTES = 16
+LEAST_ECHO = 12
+"""Bytes of an echo without padding."""
+MOST_ECHO = 65_535
+
+_HEAD = struct.Struct("!BBH")
+_ECHO = struct.Struct("!BBHQ")
+_ECHO_REPLY = struct.Struct("!BBHQH")
+_CARRIER = struct.Struct("!BBHQB")
+_TOKEN = struct.Struct(f"!BBH{TOKEN_BYTES}s")
+
+
+class Kind(IntEnum):
+    """The first byte of a message."""
+
+    ECHO = 1
+    ECHO_REPLY = 2
+    CARRIER = 3
+    CARRIER_SET = 4
+    TOKEN = 5
+    TOKEN_TAKEN = 6
+
+
+class Way(IntEnum):
+    """How packets travel."""
+
+    TCP = 1
+    """Along the control connection."""
+    UDP = 2
+
+
+class Echo(NamedTuple):
+    """Answer this, if it comes through."""
+
+    id: int
+    size: int = LEAST_ECHO
+    """Bytes of the whole message, at least :data:`LEAST_ECHO`."""
+
+    def to_bytes(self) -> bytes:
+        if not LEAST_ECHO <= self.size <= MOST_ECHO:
+            raise Misuse(f"an echo of {self.size} bytes")
+        return _ECHO.pack(Kind.ECHO, 0, self.size, self.id).ljust(self.size, b"\0")
+
+
+class EchoReply(NamedTuple):
+    """It came through."""
+
+    id: int
+    size: int
+
+    def to_bytes(self) -> bytes:
+        return _ECHO_REPLY.pack(Kind.ECHO_REPLY, 0, _ECHO_REPLY.size, self.id, self.size)
+
+
+class Carrier(NamedTuple):
+    """From the client: how packets shall travel from now on; the highest epoch counts."""
+
+    epoch: int
+    way: Way
+
+    def to_bytes(self) -> bytes:
+        return _CARRIER.pack(Kind.CARRIER, 0, _CARRIER.size, self.epoch, self.way)
+
+
+class CarrierSet(NamedTuple):
+    """From the server: so they travel."""
+
+    epoch: int
+    way: Way
+
+    def to_bytes(self) -> bytes:
+        return _CARRIER.pack(Kind.CARRIER_SET, 0, _CARRIER.size, self.epoch, self.way)
+
+
+class Token(NamedTuple):
+    """From the client: the key of this tunnel belongs to the registration that gave this token."""
+
+    token: bytes
+
+    def to_bytes(self) -> bytes:
+        return _TOKEN.pack(Kind.TOKEN, 0, _TOKEN.size, self.token)
+
+
+class TokenTaken(NamedTuple):
+    """From the server: it does."""
+
+    token: bytes
+
+    def to_bytes(self) -> bytes:
+        return _TOKEN.pack(Kind.TOKEN_TAKEN, 0, _TOKEN.size, self.token)
+
+
+NativeMessage = Echo | EchoReply | Carrier | CarrierSet | Token | TokenTaken
+
+
+def is_native(payload: bytes) -> bool:
+    """Whether *payload* wants to be a message of this kind: no IP packet begins like that."""
+    return len(payload) >= _HEAD.size and payload[0] < 0x10
+
+
+def parse(payload: bytes) -> NativeMessage | None:
+    """Read a message; None if it is none, or a kind that we do not know."""
+    if not is_native(payload):
+        return None
+    kind, zero, length = _HEAD.unpack_from(payload)
+    reader = _READERS.get(kind)
+    if reader is None or zero or length > len(payload):
+        return None
+    return reader(payload, length)
+
+
+def _read_echo(payload: bytes, length: int) -> Echo | None:
+    return Echo(_ECHO.unpack_from(payload)[3], length) if length >= LEAST_ECHO else None
+
+
+def _read_echo_reply(payload: bytes, length: int) -> EchoReply | None:
+    if length != _ECHO_REPLY.size:
+        return None
+    _, _, _, number, size = _ECHO_REPLY.unpack_from(payload)
+    return EchoReply(number, size)
+
+
+def _read_carrier(payload: bytes, length: int) -> Carrier | CarrierSet | None:
+    if length != _CARRIER.size:
+        return None
+    kind, _, _, epoch, way = _CARRIER.unpack_from(payload)
+    if way not in (Way.TCP, Way.UDP):
+        return None
+    return (Carrier if kind == Kind.CARRIER else CarrierSet)(epoch, Way(way))
+
+
+def _read_token(payload: bytes, length: int) -> Token | TokenTaken | None:
+    if length != _TOKEN.size:
+        return None
+    kind, _, _, token = _TOKEN.unpack_from(payload)
+    return (Token if kind == Kind.TOKEN else TokenTaken)(token)
+
+
+_READERS = {
+    Kind.ECHO: _read_echo,
+    Kind.ECHO_REPLY: _read_echo_reply,
+    Kind.CARRIER: _read_carrier,
+    Kind.CARRIER_SET: _read_carrier,
+    Kind.TOKEN: _read_token,
+    Kind.TOKEN_TAKEN: _read_token,
+}
