@@ -41,8 +41,8 @@ KEEPALIVE_TIMEOUT = 10.0
 """After data came and nothing was sent for so long, a keepalive says that it did."""
 
 DOUBT_AFTER = 3.0
-"""After data, or an initiation, was sent to one of ours and nothing came for so long, its owner
-is told."""
+"""After a packet, or an initiation, was sent to one of ours and nothing came for so long, its
+owner is told.  Not after our own messages: those have their own answers, and would go on for ever."""
 
 MOST_STAGED = 128
 """Packets that wait for a key; the oldest make room."""
@@ -445,8 +445,9 @@ class Peer:
         self._sent(now)
         if self._new_handshake_at == NEVER and any(packets):
             self._new_handshake_at = now + KEEPALIVE_TIMEOUT + REKEY_TIMEOUT + self._world.jitter()
-            if self.is_native:
-                self._doubt_at = now + DOUBT_AFTER
+            self._schedule()
+        if self.is_native and self._doubt_at == NEVER and any(map(_is_packet, packets)):
+            self._doubt_at = now + DOUBT_AFTER
             self._schedule()
         if keypair.counter > REKEY_AFTER_MESSAGES or (
             keypair.initiator and now - keypair.created >= REKEY_AFTER_TIME
@@ -526,3 +527,8 @@ class Peer:
     def __repr__(self) -> str:
         """The beginning of its public key, and where it is."""
         return f"<Peer {self.public[:4].hex()} at {self.endpoint}>"
+
+
+def _is_packet(payload: bytes) -> bool:
+    """Whether it is an IP packet, and neither a keepalive nor a message of ours."""
+    return len(payload) > 0 and payload[0] >= 0x10

@@ -58,6 +58,8 @@ class End:
             stamps=self.stamps,
             unix=lambda: EPOCH + self.net.now,
             counters=self.counters,
+            native=lambda peer, payloads, now: self.native(peer, payloads, now),
+            doubted=lambda peer, now: self.doubted(peer, now),
         )
         self.wg.set_private_key(private)
         assert self.wg.static is not None
@@ -89,6 +91,12 @@ class End:
     def deliver(self, peer: Peer, packets: list[bytes], now: float) -> None:
         self.batches.append((peer, packets))
         self.received += packets
+
+    def native(self, peer: Peer, payloads: list[bytes], now: float) -> None:
+        """Takes what is no IP packet, if a peer is one of ours."""
+
+    def doubted(self, peer: Peer, now: float) -> None:
+        """Told of a peer of ours that does not answer."""
 
     @property
     def place(self) -> Path:
