@@ -103,10 +103,8 @@ class Lab:
         bridge = f"link add lan address {ROUTERS_MAC} type bridge\nlink set lan up\n"
         ip("-n", "router", script=bridge)
         self._address("router", "lan", ("192.168.50.1/24", "2001:db8:50::1/64"))
-        for (host, interface, addresses), (other, its_interface, its_addresses) in CABLES:
-            self._cable(host, interface, other, its_interface)
-            self._address(host, interface, addresses)
-            self._address(other, its_interface, its_addresses)
+        for one, other in CABLES:
+            self.join_hosts(one, other)
         self._plug_in("laptop")
         for host in HOSTS:
             mine = [f"route add {route}\n" for where, route in ROUTES if where == host]
@@ -173,6 +171,14 @@ class Lab:
         self._address("internet", name, (f"{four}.1/24", f"{six}:1/64"))
         ip("-n", name, script=f"route add default via {four}.1\nroute add default via {six}:1\n")
         return name
+
+    def join_hosts(
+        self, one: tuple[str, str, Sequence[str]], other: tuple[str, str, Sequence[str]]
+    ) -> None:
+        """Lay a cable between two hosts; of each end: host, interface, addresses."""
+        self._cable(one[0], one[1], other[0], other[1])
+        for host, interface, addresses in one, other:
+            self._address(host, interface, addresses)
 
     def _plug_in(self, name: str) -> None:
         """Give *name* a port of the home's switch, an address and the router as the way out."""

@@ -42,7 +42,7 @@ KEEPALIVE_TIMEOUT = 10.0
 
 DOUBT_AFTER = 3.0
 """After a packet, or an initiation, was sent to one of ours and nothing came for so long, its
-owner is told.  Not after our own messages: those have their own answers, and would go on for ever."""
+owner is told.  Not after our own messages: those have their own answers, and would never end."""
 
 MOST_STAGED = 128
 """Packets that wait for a key; the oldest make room."""
