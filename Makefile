@@ -6,11 +6,12 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: help demo lab test fuzz lint types coverage news clean
+.PHONY: help demo demo-faults lab test fuzz lint types coverage news clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo 'make demo      log in from home, reach the office: shown in namespaces on this machine'
+	@echo 'make demo-faults  a download that survives what happens to networks, shown likewise'
 	@echo 'make lab       the same lab, with the VPN up, left running for you to play in'
 	@echo 'make test      all tests: unit and live under pytest, the unit tests under trial too'
 	@echo 'make fuzz      a million changed inputs for everything that reads datagrams (RUNS=...)'
@@ -24,6 +25,9 @@ help:
 
 demo: $(VENV)/runtime
 	@exec $(BIN)/python -m pyvpn.testing.demo
+
+demo-faults: $(VENV)/runtime
+	@exec $(BIN)/python -m pyvpn.testing.demo_faults
 
 lab: $(VENV)/runtime
 	@exec $(BIN)/python -m pyvpn.testing.demo --stay

@@ -21,6 +21,7 @@ from pyvpn.testing.lab import (
     OFFICE_ADDRESS6,
     OFFICE_NETWORK,
     OFFICE_NETWORK6,
+    SERVER_ADDRESS,
     Lab,
 )
 from pyvpn.testing.namespace import last_lines, stop, wait_for_line
@@ -89,6 +90,8 @@ class Demonstration:
     def __init__(self, lab: Lab, stage: Stage) -> None:
         self._lab = lab
         self._stage = stage
+        self.endpoint = SERVER_ADDRESS
+        """Where the server says that it is."""
 
     def open_the_office(self) -> None:
         """Start the office's web server and the VPN server, and make an account."""
@@ -103,7 +106,7 @@ class Demonstration:
         self._before = {host: lab.hosts[host].state() for host in ("laptop", "server")}
         stage.command("server", "twistd -n vpnserver --config server.ini")
         began = time.monotonic()
-        self._server = vpn.start_server(lab)
+        self._server = vpn.start_server(lab, endpoint=self.endpoint)
         self._link = vpn.link(self._server)
         stage.good(f"ready after {time.monotonic() - began:.1f} s; it says what a client needs:")
         stage.plain(f"        {self._link}")
@@ -131,6 +134,7 @@ class Demonstration:
         if not lease:
             raise HostError(f"{TUN} has no address")
         stage.good(f"lease: {', '.join(lease)}")
+        stage.good(self._client.says(r"(packets go by UDP to \S+):", 5)[1])
         self._lease = lease[0].partition("/")[0]
         routes = [
             line.split()[0]
@@ -269,15 +273,35 @@ def stay(lab: Lab, stage: Stage, rootless: bool) -> None:
         stage.title("Cleaning up.")
 
 
-def perform(lab: Lab, stage: Stage, *, staying: bool, rootless: bool) -> int:
+Steps = list[Callable[[], None]]
+
+
+def first_act(lab: Lab, stage: Stage) -> Steps:
+    """The whole story, from the first ping to the goodbye."""
+    story = Demonstration(lab, stage)
+    steps = [story.open_the_office, story.try_without, story.join]
+    return [
+        *steps,
+        story.look_around,
+        story.measure,
+        story.leave_and_return,
+        story.close_the_office,
+    ]
+
+
+def until_she_is_in(lab: Lab, stage: Stage) -> Steps:
+    """The beginning of it."""
+    story = Demonstration(lab, stage)
+    return [story.open_the_office, story.try_without, story.join]
+
+
+def perform(
+    act: Callable[[Lab, Stage], Steps], lab: Lab, stage: Stage, *, staying: bool, rootless: bool
+) -> int:
     """Build the lab and tell the story in it; return the exit status."""
     stage.title("pyvpn: reach your office from home. In namespaces, on this machine alone.")
     stage.plain(PICTURE.rstrip())
-    story = Demonstration(lab, stage)
-    steps = [lab.build, story.open_the_office, story.try_without, story.join]
-    if not staying:
-        steps += [story.look_around, story.measure, story.leave_and_return, story.close_the_office]
-    if not tell(steps, lab, stage):
+    if not tell([lab.build, *act(lab, stage)], lab, stage):
         stage.title(f"That did not work, after {stage.seconds():.1f} s.")
         return 1
     if staying:
@@ -292,8 +316,8 @@ def interrupt(number: int, frame: object) -> None:
     raise KeyboardInterrupt
 
 
-def main() -> int:
-    """Show it, or build it and stay, as the command line says; return the exit status."""
+def main(act: Callable[[Lab, Stage], Steps], staying: bool = False) -> int:
+    """Show *act*, or build it and stay; return the exit status."""
     stage = Stage()
     try:
         sandbox.check_tools()
@@ -308,7 +332,7 @@ def main() -> int:
         signal.signal(signal.SIGHUP, interrupt)
     lab = Lab()
     try:
-        return perform(lab, stage, staying="--stay" in sys.argv[1:], rootless=rootless)
+        return perform(act, lab, stage, staying=staying, rootless=rootless)
     except KeyboardInterrupt:
         stage.title("Interrupted: cleaning up.")
         return 130
@@ -322,4 +346,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    stays = "--stay" in sys.argv[1:]
+    sys.exit(main(until_she_is_in if stays else first_act, stays))

@@ -21,6 +21,7 @@ from pathlib import Path
 
 from pyvpn.errors import Misuse
 from pyvpn.testing.namespace import Namespace, ip, stop
+from pyvpn.testing.sandbox import environment
 
 HOSTS = ("laptop", "router", "internet", "server", "office")
 SERVER_ADDRESS = "198.18.2.2"
@@ -142,6 +143,11 @@ class Lab:
         process = self.hosts[host].start(program, log)
         self._started.append(process)
         return process
+
+    @staticmethod
+    def has(tool: str) -> bool:
+        """Whether programs of the lab find *tool*."""
+        return shutil.which(tool, path=environment()["PATH"]) is not None
 
     def write(self, name: str, text: str) -> Path:
         """Write a file of mode 0600 into the lab's folder: configuration may hold a password."""

@@ -41,14 +41,17 @@ def alive(pid: int) -> bool:
         return False
 
 
-def test_everything_works(tun: None, tmp_path: Path) -> None:
+@pytest.mark.parametrize("act", ["demo", "demo_faults"])
+def test_everything_works(tun: None, tmp_path: Path, act: str) -> None:
     """It ends with exit status 0, says so, and leaves no process behind."""
     log = tmp_path / "demo.log"
+    show = [*DEMO[:-1], f"pyvpn.testing.{act}"]
     with log.open("w") as output:
         ended = subprocess.run(
-            DEMO, stdout=output, stderr=output, env=sandbox.environment(), timeout=120, check=False
+            show, stdout=output, stderr=output, env=sandbox.environment(), timeout=180, check=False
         )
     said = log.read_text()
+    assert "packets go by UDP" in said
     assert ended.returncode == 0, said
     assert "Everything worked" in said
     assert "!!" not in said
