@@ -40,10 +40,11 @@ class Talk:
                 self.accepted.append(link)
             return link
 
-        return Factory.forProtocol(make)  # type: ignore[arg-type]
+        return Factory.forProtocol(make)
 
     def ask(self, data: bytes, timeout: float = 15.0) -> Deferred[bytes]:
-        return self.link.ask(Command.HEARTBEAT, data, timeout)
+        asked: Deferred[bytes] = self.link.ask(Command.HEARTBEAT, data, timeout)
+        return asked
 
 
 class ControlLinkTests(SynchronousTestCase):

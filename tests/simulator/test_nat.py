@@ -132,12 +132,11 @@ class NatTests(SynchronousTestCase):
             accepted.append(Keeping())
             return accepted[-1]
 
-        self.server.listen(443, Factory.forProtocol(accept))  # type: ignore[arg-type]
+        self.server.listen(443, Factory.forProtocol(accept))
         asked = self.hosts[0].connect(SERVER.host, 443, Factory.forProtocol(Keeping))
         self.clock.advance(1)
         client = self.successResultOf(asked)
         assert isinstance(client, Keeping)
-        assert client.transport is not None
         client.transport.write(b"x")
         self.clock.advance(1)
         self.assertEqual(b"x", accepted[0].heard)

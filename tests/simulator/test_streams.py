@@ -48,8 +48,6 @@ class SetupTests(SynchronousTestCase):
             verifyObject(ITransport, one.transport)
             verifyObject(IConsumer, one.transport)
         verifyObject(IListeningPort, line.port)
-        assert left.transport is not None
-        assert right.transport is not None
         self.assertEqual(left.transport.getPeer(), right.transport.getHost())
         self.assertEqual(left.transport.getHost(), right.transport.getPeer())
         self.assertEqual(("192.0.2.2", 443), _where(left.transport.getPeer()))
@@ -59,7 +57,6 @@ class SetupTests(SynchronousTestCase):
         for seed in range(20):
             line = Line(seed, Conditions(loss=0.3))
             left, right = line.open()
-            assert left.transport is not None
             left.transport.write(b"x")
             line.clock.advance(30)
             self.assertEqual(b"x", right.heard)
@@ -112,7 +109,6 @@ class BytesTests(SynchronousTestCase):
     def sent(self, conditions: Conditions, seconds: float, seed: int = 1) -> bytes:
         line = Line(seed, conditions)
         left, right = line.open()
-        assert left.transport is not None
         left.transport.write(BULK)
         line.clock.advance(seconds)
         return bytes(right.heard)
@@ -139,7 +135,6 @@ class BytesTests(SynchronousTestCase):
         rate = 20_000
         line = Line(conditions=Conditions(rate=rate))
         left, right = line.open()
-        assert left.transport is not None
         left.transport.write(BULK)
         seconds = len(BULK) / rate
         line.clock.advance(seconds * 0.9)
@@ -152,7 +147,6 @@ class BytesTests(SynchronousTestCase):
         """Where large packets vanish small ones pass, and large ones never do."""
         line = Line()
         left, right = line.open()
-        assert left.transport is not None
         line.network.both(line.left, line.right, max_size=1000)
         left.transport.write(b"small")
         line.clock.advance(5)
@@ -187,7 +181,6 @@ class PressureTests(SynchronousTestCase):
         line = Line(conditions=Conditions(rate=20_000))
         left, _ = line.open()
         producer = Producer()
-        assert left.transport is not None
         left.transport.registerProducer(producer, True)
         left.transport.write(bytes(60_000))
         self.assertEqual([], producer.told)
@@ -205,8 +198,6 @@ class PressureTests(SynchronousTestCase):
         """Who does not read stops the other end, and what was kept comes when they read."""
         line = Line(tcp=TcpSettings(window=50_000))
         left, right = line.open()
-        assert left.transport is not None
-        assert right.transport is not None
         right.transport.pauseProducing()
         left.transport.write(BULK)
         line.clock.advance(100)
@@ -228,7 +219,6 @@ class EndTests(SynchronousTestCase):
         for conditions in (Conditions(), Conditions(loss=0.15)):
             line = Line(conditions=conditions)
             left, right = line.open()
-            assert left.transport is not None
             left.transport.write(BULK)
             left.transport.loseConnection()
             line.clock.advance(400)
@@ -244,7 +234,6 @@ class EndTests(SynchronousTestCase):
         """An abort ends both at once."""
         line = Line()
         left, right = line.open()
-        assert left.transport is not None
         left.transport.abortConnection()
         self.assertIsNone(left.lost)
         line.clock.advance(0.1)
@@ -257,7 +246,6 @@ class EndTests(SynchronousTestCase):
         """A cut is outlived, and what was written meanwhile arrives after it."""
         line = Line()
         left, right = line.open()
-        assert left.transport is not None
         line.cut()
         left.transport.write(b"are you there?")
         line.clock.advance(60)
@@ -270,7 +258,6 @@ class EndTests(SynchronousTestCase):
         """It breaks when nothing was acknowledged for as long as was set, and not before."""
         line = Line(tcp=TcpSettings(give_up=30))
         left, right = line.open()
-        assert left.transport is not None
         line.clock.advance(1000)  # idle is not stuck
         line.cut()
         line.clock.advance(1000)
@@ -287,7 +274,6 @@ class EndTests(SynchronousTestCase):
         """Who lost power says nothing; once it is back it answers that it knows of nothing."""
         line = Line()
         left, right = line.open()
-        assert left.transport is not None
         line.right.crash()
         left.transport.write(b"x")
         line.clock.advance(20)
@@ -312,7 +298,6 @@ class EndTests(SynchronousTestCase):
         """A connection from an address that is gone hangs, and goes on if it comes back."""
         line = Line()
         left, right = line.open()
-        assert left.transport is not None
         here = line.left.addresses
         line.left.move(packed("203.0.113.5"))
         left.transport.write(b"hello?")
