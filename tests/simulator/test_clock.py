@@ -10,7 +10,7 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
-from pyvpn.testing.simulator.clock import SimClock
+from pyvpn.testing.simulator.clock import ProcessClock, SimClock
 
 
 class ClockTests(SynchronousTestCase):
@@ -90,6 +90,22 @@ class ClockTests(SynchronousTestCase):
         self.assertLess(len(self.clock._heap), 200)
         self.clock.run(2)
         self.assertEqual([(1, "at last")], self.told)
+
+    def test_process(self) -> None:
+        """Of a process that was killed nothing happens any more, of the others everything."""
+        killed, other = ProcessClock(self.clock), ProcessClock(self.clock)
+        verifyObject(IReactorTime, killed)
+        for process in (killed, other):
+            process.callLater(1, self.tell, "early")
+            process.callLater(3, self.tell, "late")
+        self.assertEqual(2, len(killed.getDelayedCalls()))
+        self.clock.run(2)
+        killed.kill()
+        killed.callLater(1, self.tell, "after")
+        self.assertEqual(2, killed.seconds())
+        self.clock.run(5)
+
+        self.assertEqual([(1, "early"), (1, "early"), (3, "late")], self.told)
 
     @given(
         st.lists(

@@ -102,6 +102,56 @@ class SetupTests(SynchronousTestCase):
         line.clock.advance(1)
         self.assertIsInstance(self.successResultOf(asked), Keeping)
 
+    def test_hung_up(self) -> None:
+        """A factory that makes no protocol hangs up, at either end."""
+        line = Line()
+
+        class Nobody(Factory):
+            def buildProtocol(self, addr: object) -> None:
+                return None
+
+        line.right.listen(80, Nobody())
+        client = self.connected(line, 80)
+        assert client.lost is not None
+        client.lost.trap(ConnectionLost)
+        asked = line.left.connect(line.right.addresses[0], 443, Nobody())
+        line.clock.advance(1)
+        self.failureResultOf(asked, ConnectionLost)
+        assert line.accepted[-1].lost is not None
+
+    def connected(self, line: Line, port: int) -> Keeping:
+        asked = line.left.connect(line.right.addresses[0], port, Factory.forProtocol(Keeping))
+        line.clock.advance(1)
+        client = self.successResultOf(asked)
+        assert isinstance(client, Keeping)
+        return client
+
+    def test_patience(self) -> None:
+        """The kernel itself gives up after two minutes."""
+        line = Line(conditions=Conditions(cut=True), patience=1000)
+        line.clock.advance(120)
+        self.assertEqual([], line.results)
+        line.clock.advance(10)
+        [failure] = line.results
+        assert isinstance(failure, Failure)
+        failure.trap(TimeoutError)
+
+    def test_earlier_life(self) -> None:
+        """Who lost power and comes from the same port again ends the earlier connection."""
+        line = Line()
+        left, right = line.open()
+        port = left.transport.getHost().port
+        line.left.crash()
+        line.left.boot()
+        self.patch(line.left, "free_port", lambda taken: port)
+        asked = line.left.connect(line.right.addresses[0], 443, Factory.forProtocol(Keeping))
+        line.clock.advance(0.5)
+        assert right.lost is not None
+        right.lost.trap(ConnectionLost)
+        line.clock.advance(1)
+        self.successResultOf(asked)
+        self.assertEqual(2, len(line.accepted))
+
 
 class BytesTests(SynchronousTestCase):
     """What is written arrives, once and in order."""
@@ -194,6 +244,26 @@ class PressureTests(SynchronousTestCase):
         line.clock.advance(1)
         self.assertEqual(["pause", "resume", "stop"], producer.told)
 
+    def test_registration(self) -> None:
+        """There is one producer at a time; one that pulls is asked, and a late one stopped."""
+        line = Line()
+        left, _ = line.open()
+        pulled, second, late = Producer(), Producer(), Producer()
+        left.transport.registerProducer(pulled, False)
+        self.assertEqual(["resume"], pulled.told)
+        self.assertRaises(RuntimeError, left.transport.registerProducer, second, True)
+        left.transport.writeSequence([b"a", b"b"])
+        line.clock.advance(1)
+        self.assertEqual(["resume", "resume"], pulled.told)
+        left.transport.loseConnection()
+        line.clock.advance(1)
+        self.assertIsNone(left.lost)
+        left.transport.unregisterProducer()
+        line.clock.advance(1)
+        self.assertIsNotNone(left.lost)
+        left.transport.registerProducer(late, True)
+        self.assertEqual(["stop"], late.told)
+
     def test_reader(self) -> None:
         """Who does not read stops the other end, and what was kept comes when they read."""
         line = Line(tcp=TcpSettings(window=50_000))
@@ -229,6 +299,41 @@ class EndTests(SynchronousTestCase):
             self.assertEqual(BULK, right.heard)
             self.assertEqual({}, line.left.tcp.streams)
             self.assertEqual({}, line.right.tcp.streams)
+
+    def test_unread(self) -> None:
+        """Who closes with bytes unread, or is still sent some, breaks the other's connection."""
+        line = Line()
+        left, right = line.open()
+        right.transport.pauseProducing()
+        left.transport.write(b"x")
+        line.clock.advance(1)
+        right.transport.loseConnection()
+        line.clock.advance(1)
+        assert left.lost is not None
+        left.lost.trap(ConnectionLost)
+
+        line = Line()
+        left, right = line.open()
+        left.transport.write(b"on its way")
+        line.clock.advance(0)
+        right.transport.loseConnection()
+        line.clock.advance(1)
+        self.assertIsNotNone(left.lost)
+        self.assertEqual(b"", right.heard)
+        self.assertEqual({}, line.right.tcp.streams)
+
+    def test_orphan(self) -> None:
+        """A kernel does not keep for ever what its process has left behind."""
+        line = Line()
+        left, _ = line.open()
+        line.cut()
+        left.transport.write(b"x")
+        left.transport.loseConnection()
+        line.clock.advance(50)
+        self.assertIsNotNone(left.lost)
+        self.assertEqual(1, len(line.left.tcp.streams))
+        line.clock.advance(50)
+        self.assertEqual({}, line.left.tcp.streams)
 
     def test_abort(self) -> None:
         """An abort ends both at once."""

@@ -24,7 +24,7 @@ _FEW = 64
 class SimCall:
     """One call to come."""
 
-    __slots__ = ("_args", "_clock", "_function", "_keywords", "_state", "at", "order")
+    __slots__ = ("_args", "_clock", "_keywords", "_state", "at", "function", "order")
 
     def __init__(
         self,
@@ -35,7 +35,7 @@ class SimCall:
         keywords: dict[str, Any],
     ) -> None:
         self._clock = clock
-        self._function = function
+        self.function = function
         self._args = args
         self._keywords = keywords
         self._state = ""
@@ -64,7 +64,7 @@ class SimCall:
     def run(self) -> None:
         """Make the call; for the clock."""
         self._state = "called"
-        self._function(*self._args, **self._keywords)
+        self.function(*self._args, **self._keywords)
 
     def _move(self, at: float) -> None:
         self._check()
@@ -149,9 +149,7 @@ class SimClock:
 
     def step(self, until: float = float("inf")) -> bool:
         """Make the next call if it is due by *until*; False when there is none."""
-        if self.next_due > until:
-            return False
-        if not self._heap:
+        if self.next_due > until or not self._heap:
             return False
         at, _, _, function, args = heappop(self._heap)
         if at > self._now:
@@ -178,6 +176,43 @@ class SimClock:
                 self._now = max(self._now, until)
                 return not condition()
         return True
+
+
+@implementer(IReactorTime)
+class ProcessClock:
+    """The time of one process: when that is killed, none of its calls is made any more.
+
+    What a process arms with the clock itself would go on after its death.
+    """
+
+    def __init__(self, clock: SimClock) -> None:
+        self._clock = clock
+        self.is_alive = True
+
+    def kill(self) -> None:
+        """Make no call any more, now or later."""
+        self.is_alive = False
+
+    def seconds(self) -> float:
+        return self._clock.seconds()
+
+    def callLater(
+        self, delay: float, callable: Callable[..., object], *args: object, **kw: object
+    ) -> IDelayedCall:
+        return self._clock.callLater(delay, self._run, callable, args, kw)
+
+    def getDelayedCalls(self) -> list[IDelayedCall]:
+        return [
+            call
+            for call in self._clock.getDelayedCalls()
+            if isinstance(call, SimCall) and call.function == self._run
+        ]
+
+    def _run(
+        self, function: Callable[..., object], args: tuple[Any, ...], keywords: dict[str, Any]
+    ) -> None:
+        if self.is_alive:
+            function(*args, **keywords)
 
 
 def _is_outdated(call: SimCall | None, order: int) -> bool:
