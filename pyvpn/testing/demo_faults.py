@@ -39,6 +39,10 @@ class Faults(Demonstration):
         self._loading: subprocess.Popen[bytes]
         self._digest = ""
 
+    def open_the_office(self) -> None:
+        faults.add_second_network(self._lab)
+        super().open_the_office()
+
     def begin(self) -> None:
         """Start the download and the ping."""
         stage, lab = self._stage, self._lab
@@ -55,7 +59,6 @@ class Faults(Demonstration):
         ping = ["ping", "-n", "-D", "-i", "0.01", "-W", "1", OFFICE_ADDRESS]
         self._pinging = lab.start("laptop", ping, self._ping_log)
         wait_for_line(self._ping_log, _REPLY.pattern, process=self._pinging)
-        faults.add_second_network(lab)
         time.sleep(1)
 
     def block_udp(self) -> None:

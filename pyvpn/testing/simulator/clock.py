@@ -1,0 +1,219 @@
+"""Time that passes only when told to, for everything in one simulation.
+
+Rules of this file: what is due at the same time happens in the order in which it was asked for,
+and an exception ends the run where it happens.  The reactor would log it and go on; a test wants
+to know.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from heapq import heapify, heappop, heappush
+from itertools import count
+from typing import Any
+
+from twisted.internet.error import AlreadyCalled, AlreadyCancelled
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from zope.interface import implementer
+
+_FEW = 64
+"""So many outdated entries are not worth a sweep."""
+
+
+@implementer(IDelayedCall)
+class SimCall:
+    """One call to come."""
+
+    __slots__ = ("_args", "_clock", "_keywords", "_state", "at", "function", "order")
+
+    def __init__(
+        self,
+        clock: SimClock,
+        at: float,
+        function: Callable[..., object],
+        args: tuple[Any, ...],
+        keywords: dict[str, Any],
+    ) -> None:
+        self._clock = clock
+        self.function = function
+        self._args = args
+        self._keywords = keywords
+        self._state = ""
+        self.at = at
+        self.order = 0
+        """Which of our entries in the clock's heap holds; those before a change do not."""
+
+    def getTime(self) -> float:
+        return self.at
+
+    def active(self) -> bool:
+        return not self._state
+
+    def cancel(self) -> None:
+        self._check()
+        self._state = "cancelled"
+        self.order = -1
+        self._clock.outdated()
+
+    def reset(self, secondsFromNow: float) -> None:
+        self._move(self._clock.seconds() + secondsFromNow)
+
+    def delay(self, secondsLater: float) -> None:
+        self._move(self.at + secondsLater)
+
+    def run(self) -> None:
+        """Make the call; for the clock."""
+        self._state = "called"
+        self.function(*self._args, **self._keywords)
+
+    def _move(self, at: float) -> None:
+        self._check()
+        self.at = at
+        self._clock.add(self)
+        self._clock.outdated()
+
+    def _check(self) -> None:
+        if self._state == "called":
+            raise AlreadyCalled
+        if self._state:
+            raise AlreadyCancelled
+
+
+@implementer(IReactorTime)
+class SimClock:
+    """The clock of a simulation; to whoever asks for a reactor's time, the reactor.
+
+    ``twisted.internet.task.Clock`` sorts all its calls at each change; this is a heap.
+    """
+
+    def __init__(self, start: float = 1000.0) -> None:
+        self._now = start
+        self._heap: list[tuple[float, int, SimCall | None, Callable[..., object], Any]] = []
+        self._orders = count(1)
+        self._outdated = 0
+        self.events = 0
+        """How many calls were made."""
+
+    def seconds(self) -> float:
+        return self._now
+
+    def callLater(
+        self, delay: float, callable: Callable[..., object], *args: object, **kw: object
+    ) -> IDelayedCall:
+        assert delay >= 0, f"{delay} s from now is in the past"
+        call = SimCall(self, self._now + delay, callable, args, kw)
+        self.add(call)
+        return call
+
+    def call_at(self, at: float, function: Callable[..., object], *args: object) -> SimCall:
+        """Call *function* at the time *at*, and not a rounding error before."""
+        call = SimCall(self, at, function, args, {})
+        self.add(call)
+        return call
+
+    def schedule(self, at: float, function: Callable[..., object], *args: object) -> None:
+        """Call *function* at the time *at*, and have no way to change one's mind.
+
+        For each datagram on its way: it costs half of :meth:`callLater`.
+        """
+        heappush(self._heap, (at, next(self._orders), None, function, args))
+
+    def getDelayedCalls(self) -> list[IDelayedCall]:
+        return [call for _, order, call, *_ in sorted(self._heap) if call and call.order == order]
+
+    def add(self, call: SimCall) -> None:
+        """Put *call* where its time is; for the call."""
+        call.order = next(self._orders)
+        heappush(self._heap, (call.at, call.order, call, call.run, ()))
+
+    def outdated(self) -> None:
+        """Note that an entry does not hold any more; for the calls."""
+        self._outdated += 1
+        if self._outdated > _FEW + len(self._heap) // 2:
+            self._heap = [each for each in self._heap if not _is_outdated(each[2], each[1])]
+            heapify(self._heap)
+            self._outdated = 0
+
+    # -- letting time pass
+
+    @property
+    def next_due(self) -> float:
+        """When the next call is due; infinity: there is none."""
+        while self._heap:
+            at, order, call, *_ = self._heap[0]
+            if not _is_outdated(call, order):
+                return at
+            heappop(self._heap)
+            self._outdated -= 1
+        return float("inf")
+
+    def step(self, until: float = float("inf")) -> bool:
+        """Make the next call if it is due by *until*; False when there is none."""
+        if self.next_due > until or not self._heap:
+            return False
+        at, _, _, function, args = heappop(self._heap)
+        if at > self._now:
+            self._now = at
+        self.events += 1
+        function(*args)
+        return True
+
+    def run(self, until: float) -> None:
+        """Make every call that is due up to the time *until*, each at its time."""
+        while self.step(until):
+            pass
+        self._now = max(self._now, until)
+
+    def advance(self, amount: float) -> None:
+        """Let *amount* seconds pass, as ``task.Clock`` calls it; but each call has its time."""
+        self.run(self._now + amount)
+
+    def run_while(self, condition: Callable[[], bool], seconds: float) -> bool:
+        """Run until *condition* is no longer true; False when it still is after *seconds*."""
+        until = self._now + seconds
+        while condition():
+            if not self.step(until):
+                self._now = max(self._now, until)
+                return not condition()
+        return True
+
+
+@implementer(IReactorTime)
+class ProcessClock:
+    """The time of one process: when that is killed, none of its calls is made any more.
+
+    What a process arms with the clock itself would go on after its death.
+    """
+
+    def __init__(self, clock: SimClock) -> None:
+        self._clock = clock
+        self.is_alive = True
+
+    def kill(self) -> None:
+        """Make no call any more, now or later."""
+        self.is_alive = False
+
+    def seconds(self) -> float:
+        return self._clock.seconds()
+
+    def callLater(
+        self, delay: float, callable: Callable[..., object], *args: object, **kw: object
+    ) -> IDelayedCall:
+        return self._clock.callLater(delay, self._run, callable, args, kw)
+
+    def getDelayedCalls(self) -> list[IDelayedCall]:
+        return [
+            call
+            for call in self._clock.getDelayedCalls()
+            if isinstance(call, SimCall) and call.function == self._run
+        ]
+
+    def _run(
+        self, function: Callable[..., object], args: tuple[Any, ...], keywords: dict[str, Any]
+    ) -> None:
+        if self.is_alive:
+            function(*args, **keywords)
+
+
+def _is_outdated(call: SimCall | None, order: int) -> bool:
+    return call is not None and call.order != order

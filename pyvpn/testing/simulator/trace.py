@@ -1,0 +1,121 @@
+"""What happened on the network, in order: a digest always, the list of it when asked for."""
+
+from __future__ import annotations
+
+import struct
+from collections import Counter
+from enum import StrEnum
+from hashlib import blake2b
+from ipaddress import ip_address
+from typing import NamedTuple
+
+from pyvpn.wire.datagram import Path
+
+
+class Event(StrEnum):
+    """What can happen to a packet; all but the first three end it."""
+
+    SENT = "sent"
+    DELIVERED = "delivered"
+    DUPLICATED = "duplicated"
+    NO_SOURCE = "source-address-not-own"
+    """Sent from an address that the host does not have (any more)."""
+    NO_ROUTE = "no-such-destination"
+    """Nobody has that address now."""
+    DOWN = "host-is-down"
+    CUT = "link-is-cut"
+    LOST = "lost"
+    TOO_BIG = "larger-than-the-link-takes"
+    QUEUE_FULL = "queue-full"
+    NO_MAPPING = "nat-knows-no-such-flow"
+    NO_PORT = "nobody-listens"
+    CHECKSUM = "wrong-checksum"
+
+
+class Place(NamedTuple):
+    """Address and port."""
+
+    host: bytes
+    """Packed: 4 or 16 bytes."""
+    port: int
+
+    @property
+    def name(self) -> str:
+        """The address as people write it."""
+        return str(ip_address(self.host))
+
+    def __str__(self) -> str:
+        """Return it as a URL would have it."""
+        return str(Path(self.host, self.port))
+
+
+class Packet(NamedTuple):
+    """One IP packet on its way, without its headers."""
+
+    protocol: int
+    """17 for datagrams, 6 for streams."""
+    source: Place
+    target: Place
+    payload: bytes
+    tos: int = 0
+
+    @property
+    def size(self) -> int:
+        """Bytes with the headers that it would have."""
+        return len(self.payload) + (20 if len(self.target.host) == 4 else 40) + 8
+
+
+class Entry(NamedTuple):
+    """One line of a trace."""
+
+    at: float
+    event: Event
+    packet: Packet
+
+    def __str__(self) -> str:
+        """Return it for people."""
+        packet = self.packet
+        kind = "udp" if packet.protocol == 17 else "tcp"
+        ends = f"{packet.source} > {packet.target}"
+        return f"{self.at:.6f} {kind} {ends} {len(packet.payload)} bytes {self.event}"
+
+
+_HEAD = struct.Struct("<dBHHH")
+
+
+class Trace:
+    """The history of one network.
+
+    Args:
+        keep: keep each entry; else there are only numbers and a digest.
+    """
+
+    def __init__(self, keep: bool = False) -> None:
+        self.entries: list[Entry] = []
+        """Only if they are kept."""
+        self.counts: Counter[Event] = Counter()
+        self._keep = keep
+        self._hash = blake2b(digest_size=16)
+        self._numbers = {event: number for number, event in enumerate(Event)}
+
+    def note(self, at: float, event: Event, packet: Packet) -> None:
+        """Something happened to *packet*."""
+        self.counts[event] += 1
+        protocol, source, target, payload, tos = packet
+        head = _HEAD.pack(at, self._numbers[event], protocol << 8 | tos, source[1], target[1])
+        self._hash.update(b"".join((head, source[0], target[0], payload)))
+        if self._keep:
+            self.entries.append(Entry(at, event, packet))
+
+    @property
+    def digest(self) -> str:
+        """Equal for two networks if the same happened to the same bytes at the same times."""
+        return self._hash.hexdigest()
+
+    def of(self, event: Event) -> list[Entry]:
+        """Return the kept entries of one kind."""
+        return [entry for entry in self.entries if entry.event is event]
+
+    def __str__(self) -> str:
+        """Return all kept entries, a line each."""
+        return "\n".join(map(str, self.entries))
