@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import socket
+import struct
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -21,13 +22,25 @@ LATEST_SECONDS = 0.5
 SLEPT_SECONDS = 2.0
 LOOK_SECONDS = 1.0
 
+ANYWHERE = ("192.0.2.1", "2001:db8::1")
+"""Addresses that nobody has, one in each family: packets for them take the default route."""
+
 
 class HostChanges:
-    """Calls *changed* after the host's addresses or routes have changed, or it has slept."""
+    """Calls *changed* after the host's ways out have changed, or it has slept.
 
-    def __init__(self, reactor: Any, changed: Callable[[], None]) -> None:
+    Args:
+        look: returns what :func:`ways_out` does, to be compared; so what changes elsewhere, in
+            our own tunnel above all, disturbs nobody.
+    """
+
+    def __init__(
+        self, reactor: Any, changed: Callable[[], None], look: Callable[[], Mapping[str, str]]
+    ) -> None:
         self._reactor = reactor
         self._changed = changed
+        self._ways_out = look
+        self._were: Mapping[str, str] = {}
         self._news = News(reactor, ROUTE_NEWS, self._heard)
         self._call: IDelayedCall | None = None
         self._first = 0.0
@@ -40,6 +53,7 @@ class HostChanges:
         with suppress(OSError):
             self._news.open()
         self._asleep = boottime() - time.monotonic()
+        self._were = self._ways_out()
         self._looking.start(LOOK_SECONDS, now=False)
 
     def end(self) -> None:
@@ -57,7 +71,12 @@ class HostChanges:
                 self._call.reset(SETTLE_SECONDS)
             return
         self._first = now
-        self._call = self._reactor.callLater(SETTLE_SECONDS, self._changed)
+        self._call = self._reactor.callLater(SETTLE_SECONDS, self._compare)
+
+    def _compare(self) -> None:
+        before, self._were = self._were, self._ways_out()
+        if any(before.get(place, way) != way for place, way in self._were.items()):
+            self._changed()
 
     def _look(self) -> None:
         # The monotonic clock stands still while a machine sleeps, the other one does not.
@@ -65,6 +84,26 @@ class HostChanges:
         if asleep - self._asleep > SLEPT_SECONDS:
             self._asleep = asleep
             self._changed()
+
+
+def ways_out(places: Iterable[str], mark: int) -> dict[str, str]:
+    """Return for each of *places* our address from which packets would go there; "": none would.
+
+    Args:
+        mark: SO_MARK, which keeps them out of the tunnel; 0: none.
+    """
+    found = dict.fromkeys(places, "")
+    for place in found:
+        family = socket.AF_INET6 if ":" in place else socket.AF_INET
+        with socket.socket(family, socket.SOCK_DGRAM) as probe:
+            try:
+                if mark:
+                    probe.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, struct.pack("=I", mark))
+                probe.connect((place, 9))  # sends nothing
+                found[place] = probe.getsockname()[0]
+            except OSError:
+                continue
+    return found
 
 
 def is_ours(host: str) -> bool:

@@ -109,6 +109,11 @@ class DataChannel:
         return "" if self.transport == Transport.TCP else key_to_base64(self._static.public)
 
     @property
+    def places(self) -> tuple[str, ...]:
+        """The addresses at which the server may be."""
+        return tuple(str(ip_address(each)) for each in self.choice.hosts)
+
+    @property
     def carrier(self) -> str:
         """How packets travel now, as a registration says it."""
         return "udp" if self.choice.by_udp else "tcp"

@@ -13,7 +13,7 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from pyvpn.client.approach import Approach
-from pyvpn.client.changes import HostChanges, is_ours
+from pyvpn.client.changes import ANYWHERE, HostChanges, is_ours, ways_out
 from pyvpn.client.data_channel import DataChannel
 from pyvpn.client.device import Device, server_name
 from pyvpn.client.dialogue import (
@@ -105,7 +105,7 @@ class ClientService(Service):
         self._sent_away = False
         self._offer: RegisterAnswer | None = None
         self.data: DataChannel | None = None
-        self._changes = HostChanges(reactor, self._network_changed)
+        self._changes = HostChanges(reactor, self._network_changed, self._ways_out)
 
     # -- start
 
@@ -381,6 +381,10 @@ class ClientService(Service):
                     link.close()
                 else:
                     link.abort()
+
+    def _ways_out(self) -> dict[str, str]:
+        places = () if self.data is None else self.data.places
+        return ways_out((*ANYWHERE, *places), self.config.tunnel.fwmark)
 
     def _network_changed(self) -> None:
         """Addresses or routes are others than before, or this machine has slept."""

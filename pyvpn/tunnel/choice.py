@@ -136,6 +136,11 @@ class CarrierChoice:
         else:
             self._session.join(link, now, keep=keep)
 
+    @property
+    def hosts(self) -> list[bytes]:
+        """The addresses at which the server may be, packed, each once."""
+        return list(dict.fromkeys(path.host for path in self._paths))
+
     def add_paths(self, paths: list[Path], most: int) -> None:
         """Know further places where the server may be, *most* of them in all."""
         self._paths = list(dict.fromkeys((*self._paths, *paths)))[:most]
