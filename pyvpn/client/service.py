@@ -1,4 +1,8 @@
-"""The client as a Twisted service: does what its machine decides."""
+"""The client as a Twisted service: does what its machine decides.
+
+(A long file: it is the one list of what can be done to a connection and what a connection can
+tell, and each part calls several others.)
+"""
 
 from __future__ import annotations
 
@@ -418,16 +422,7 @@ class ClientService(Service):
         """SIGHUP: read the file again, judge by it, and connect at once."""
         try:
             fresh = load_client(self.config.path)
-            for where, same in (
-                ("[client] state_dir", fresh.state_dir == self.config.state_dir),
-                ("[client] protocol", fresh.protocol == self.config.protocol),
-                ("[client] transport", fresh.transport == self.config.transport),
-                ("[tunnel] device", fresh.tunnel.device == self.config.tunnel.device),
-                ("[tunnel] table", fresh.tunnel.table == self.config.tunnel.table),
-                ("[tunnel] fwmark", fresh.tunnel.fwmark == self.config.tunnel.fwmark),
-            ):
-                if not same:
-                    raise HostError(f"{where} cannot change while the client runs")
+            refuse_changes(self.config, fresh)
             dialogue = self._make_dialogue(fresh)
         except PyvpnError as error:
             _log.error("configuration not applied, nothing was changed: {error}", error=str(error))
@@ -466,3 +461,17 @@ class ClientService(Service):
             _log.warn("not everything was undone in time, the next start will: {e}", e=str(error))
         self._netlink.stop()
         self._lock.release()
+
+
+def refuse_changes(before: ClientConfig, fresh: ClientConfig) -> None:
+    """Raise HostError if *fresh* differs in what cannot change while the client runs."""
+    for where, same in (
+        ("[client] state_dir", fresh.state_dir == before.state_dir),
+        ("[client] protocol", fresh.protocol == before.protocol),
+        ("[client] transport", fresh.transport == before.transport),
+        ("[tunnel] device", fresh.tunnel.device == before.tunnel.device),
+        ("[tunnel] table", fresh.tunnel.table == before.tunnel.table),
+        ("[tunnel] fwmark", fresh.tunnel.fwmark == before.tunnel.fwmark),
+    ):
+        if not same:
+            raise HostError(f"{where} cannot change while the client runs")
