@@ -117,6 +117,9 @@ class Line:
         heapq.heapify(self._flying)
         self._newest = min(self._newest, latest)
         if self._waiting and faults.rate_bps:
+            while self._waiting_bytes > faults.room and len(self._waiting) > 1:
+                self._waiting_bytes -= _size(self._waiting.pop())
+                self.counts["queue_full"] += 1
             whole = _size(self._waiting[0]) * 8 / faults.rate_bps
             self._sent_at = min(self._sent_at, now + whole)
         elif self._waiting:

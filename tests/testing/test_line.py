@@ -107,6 +107,16 @@ class LineTests(SynchronousTestCase):
         self.have(3.0, rate_bps=0)
         self.assertEqual([2, 3], self.marks(3.0))
 
+    def test_a_queue_that_shrinks(self) -> None:
+        """What does not fit any more is dropped, newest first: the bound holds at all times."""
+        self.have(rate_bps=8000, queue_bytes=10_000)
+        for mark in range(5):
+            self.line.enter(frame(mark=mark), 0.0)
+        self.have(0.5, queue_bytes=2500)
+        self.assertEqual(2000, self.line.waiting_bytes)
+        self.assertEqual(3, self.line.counts["queue_full"])
+        self.assertEqual([0, 1], self.marks(100.0))
+
     def test_a_delay_that_changes(self) -> None:
         """What flies does not arrive later than what enters now."""
         self.have(delay_ms=60_000)
