@@ -14,7 +14,7 @@ from zope.interface import implementer
 _log = Logger()
 
 # Bytes that may wait on our side of a line: once in Twisted's buffer and once, unsent, in the
-# kernel's.  Large enough to keep a fast line busy, and halved until a slow one drains in time.
+# kernel's.  Large enough to keep a fast line busy, and cut down until a slow one drains in time.
 QUEUE_MOST = 65_536
 QUEUE_LEAST = 4_096
 DRAIN_SLOW = 0.5
@@ -30,8 +30,9 @@ COMMANDS_MOST = 16_384
 class Valve:
     """Stands for the source of packets towards the transport: paused means packets are dropped.
 
-    It also finds the size of queue that suits the line: one that took long to drain is halved,
-    one that drained at once may grow back.  So a slow line never holds seconds of old packets.
+    It also finds the size of queue that suits the line: one that took long to drain is cut down,
+    to half at least and to what would have drained in time; one that drained at once may grow
+    back.  So a slow line never holds seconds of old packets, also if it was fast just now.
     """
 
     def __init__(self, clock: IReactorTime) -> None:
@@ -84,7 +85,10 @@ class Valve:
         self._commands = 0
         wanted = self.size
         if took > DRAIN_SLOW:
-            wanted = max(QUEUE_LEAST, self.size // 2)
+            # Not by half each time: on a line that became a twentieth, each of those steps would
+            # hold packets for seconds, and a step is made only when the queue was full.
+            in_time = int(self.size * DRAIN_SLOW / took)
+            wanted = max(QUEUE_LEAST, min(self.size // 2, in_time))
         elif took < DRAIN_QUICK:
             wanted = min(QUEUE_MOST, self.size * 2)
         if wanted != self.size:
