@@ -301,6 +301,7 @@ class ControlLink(Int32StringReceiver):
         if self.is_closed or not self._valve.open:
             self.dropped_packets += len(packets)
             return 0
+        self._valve.look(now)
         taken = self._valve.fitting(packets)
         self.dropped_packets += len(packets) - len(taken)
         self.transport.write(encode_packets(taken))

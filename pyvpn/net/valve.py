@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import struct
 from itertools import accumulate
 from typing import cast
 
@@ -14,13 +15,18 @@ from zope.interface import implementer
 _log = Logger()
 
 # Bytes that may wait on our side of a line: once in Twisted's buffer and once, unsent, in the
-# kernel's.  Large enough to keep a fast line busy, and halved until a slow one drains in time.
+# kernel's.  Large enough to keep a fast line busy, and cut down until a slow one drains in time.
 QUEUE_MOST = 65_536
 QUEUE_LEAST = 4_096
 DRAIN_SLOW = 0.5
 DRAIN_QUICK = 0.1
+LOOK_SECONDS = 0.1
 TCP_USER_TIMEOUT_MS = 30_000
 KEEPALIVE_SECONDS = 10
+
+# Of struct tcp_info: a byte of flags, notsent_bytes, delivery_rate (bytes a second).
+TCP_INFO = struct.Struct("=7xB136xI12xQ")
+_APP_LIMITED = 0x81  # the first bit of that byte, whichever end a compiler begins at
 
 COMMANDS_MOST = 16_384
 """Bytes of commands and answers that may wait behind a full queue."""
@@ -30,13 +36,15 @@ COMMANDS_MOST = 16_384
 class Valve:
     """Stands for the source of packets towards the transport: paused means packets are dropped.
 
-    It also finds the size of queue that suits the line: one that took long to drain is halved,
-    one that drained at once may grow back.  So a slow line never holds seconds of old packets.
+    It also finds the size of queue that suits the line: one that took long to drain is cut down,
+    to half at least and to what would have drained in time; one that drained at once may grow
+    back.  So a slow line never holds seconds of old packets, also if it was fast just now.
     """
 
     def __init__(self, clock: IReactorTime) -> None:
         self._clock = clock
         self._paused_at = 0.0
+        self._looked_at = 0.0
         self._connection: ITCPTransport | None = None
         self.size = QUEUE_MOST
         self.open = True
@@ -79,20 +87,55 @@ class Valve:
         self._paused_at = self._clock.seconds()
 
     def resumeProducing(self) -> None:
-        took = self._clock.seconds() - self._paused_at
+        took = max(self._clock.seconds() - self._paused_at, self._seconds_in_kernel())
         self.open = True
         self._commands = 0
-        wanted = self.size
+        if took < DRAIN_QUICK:
+            self._resize(min(QUEUE_MOST, self.size * 2))
+        else:
+            self._cut_down(took)
+
+    def look(self, now: float) -> None:
+        """Look how much the kernel holds, ten times a second: a slow line need not overflow."""
+        if now - self._looked_at > LOOK_SECONDS:
+            self._looked_at = now
+            self._cut_down(self._seconds_in_kernel())
+
+    def _cut_down(self, took: float) -> None:
         if took > DRAIN_SLOW:
-            wanted = max(QUEUE_LEAST, self.size // 2)
-        elif took < DRAIN_QUICK:
-            wanted = min(QUEUE_MOST, self.size * 2)
-        if wanted != self.size:
-            self.size = wanted
+            # Not by half each time: on a line that became a twentieth, each of those steps would
+            # hold packets for seconds.
+            self._resize(max(QUEUE_LEAST, min(self.size // 2, int(self.size * DRAIN_SLOW / took))))
+
+    def _resize(self, size: int) -> None:
+        if size != self.size:
+            self.size = size
             self._apply()
+
+    def _seconds_in_kernel(self) -> float:
+        """How long the kernel has to send what it took from us; 0 if that is not known.
+
+        That our own buffer drained at once says little: the kernel's may have taken it whole.
+        """
+        handle = getattr(self._connection, "socket", None)
+        return 0.0 if handle is None else seconds_unsent(handle)
 
     def stopProducing(self) -> None:
         self.open = False
+
+
+def seconds_unsent(handle: socket.socket) -> float:
+    """Return how long the kernel will need for what it has not sent yet, at its rate of late.
+
+    0 if nothing waits, if the rate was ours and not the line's (as too little was to be sent),
+    and if the kernel (before Linux 4.9) or the socket (a fake) does not tell.
+    """
+    try:
+        info = handle.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 256)
+        flags, unsent, rate = TCP_INFO.unpack_from(info)
+    except (OSError, AttributeError, struct.error):
+        return 0.0
+    return 0.0 if rate == 0 or flags & _APP_LIMITED else float(unsent / rate)
 
 
 def tune(handle: socket.socket, *, keep_alive: bool) -> None:

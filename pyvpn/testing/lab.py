@@ -13,6 +13,7 @@ from 198.18.0.0/15, the range set aside for tests (RFC 2544); IPv6 ones from 200
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import tempfile
@@ -20,6 +21,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pyvpn.errors import Misuse
+from pyvpn.testing.box import Box
 from pyvpn.testing.namespace import Namespace, ip, stop
 from pyvpn.testing.sandbox import environment
 
@@ -77,6 +79,8 @@ class Lab:
         self.hosts: dict[str, Namespace] = {}
         self.folder = Path()
         self._started: list[subprocess.Popen[bytes]] = []
+        self._cables: dict[tuple[str, str], tuple[str, str]] = {}  # hosts, interfaces
+        self._boxes: list[Box] = []
         self._laptops = 0
 
     def __enter__(self) -> Lab:
@@ -120,6 +124,9 @@ class Lab:
         for process in reversed(self._started):
             stop(process)
         self._started.clear()
+        for box in self._boxes:
+            box.close()
+        self._boxes.clear()
         for host in self.hosts.values():
             host.close()
         self.hosts.clear()
@@ -186,6 +193,67 @@ class Lab:
         for host, interface, addresses in one, other:
             self._address(host, interface, addresses)
 
+    def add_box(
+        self, host: str = "router", other: str = "internet", *, seed: int | None = None
+    ) -> Box:
+        """Put a cable that can be made bad in the place of the one between two neighbours.
+
+        The interfaces keep names, addresses and routes, and programs their connections. What is
+        wrong with it, nothing at first, is set on the box, also while packets pass::
+
+            box = lab.add_box()
+            box.set(delay_ms=25)                           # both ways
+            box.set("down", rate_bps=5e6, queue_ms=200)    # towards *host*
+            box.counts("down")["queue_full"]
+
+        Args:
+            host: where ``up`` begins and ``down`` ends.
+            other: the host at the other end of the cable.
+            seed: of chance: the same packets have the same fate.
+
+        Raises:
+            Misuse: no cable between the two, or a box is there already.
+            HostError: the kernel refused something.
+        """
+        if (host, other) not in self._cables:
+            cables = ", ".join(f"{a} - {b}" for a, b in self._cables if a < b)
+            raise Misuse(f"no cable between {host} and {other}, or a box already: {cables}")
+        interface, its_interface = self._cables[host, other]
+        script = self._interface_script(host, interface)
+        its_script = self._interface_script(other, its_interface)
+        ip("-n", host, "link", "delete", interface)  # the other end goes with it
+        del self._cables[host, other], self._cables[other, host]
+        box = Box(f"{host}:{interface}", f"{other}:{its_interface}", seed)
+        self._boxes.append(box)
+        ip("-n", host, script=script)
+        ip("-n", other, script=its_script)
+        return box
+
+    @staticmethod
+    def _interface_script(host: str, interface: str) -> str:
+        """Write what makes a new interface of that name what this one is, for ``ip -batch``."""
+        on = ("dev", interface)
+        link = json.loads(ip("-n", host, "-j", "link", "show", *on))[0]
+        lines = [f"link set {interface} address {link['address']} mtu {link['mtu']}"]
+        if "master" in link:
+            lines.append(f"link set {interface} master {link['master']}")
+        lines.append(f"link set {interface} up")
+        known = json.loads(ip("-n", host, "-j", "address", "show", *on, "scope", "global"))
+        lines += [
+            f"address add {address['local']}/{address['prefixlen']} dev {interface}"
+            for entry in known
+            for address in entry["addr_info"]
+            if address  # of another scope: ip leaves an empty object
+        ]
+        for family in "-4", "-6":
+            routes = ip("-n", host, family, "route", "show", *on).splitlines()
+            lines += [
+                f"route add {route} dev {interface}"
+                for route in routes
+                if "proto kernel" not in route
+            ]
+        return "\n".join(lines) + "\n"
+
     def _plug_in(self, name: str) -> None:
         """Give *name* a port of the home's switch, an address and the router as the way out."""
         self._laptops += 1
@@ -214,6 +282,8 @@ class Lab:
         ip("link", "add", *ends.split())
         ip("-n", host, "link", "set", interface, "up")
         ip("-n", other, "link", "set", its_interface, "up")
+        self._cables[host, other] = interface, its_interface
+        self._cables[other, host] = its_interface, interface
 
     def _address(self, host: str, interface: str, addresses: Sequence[str]) -> None:
         lines = [f"address add {address} dev {interface}\n" for address in addresses]

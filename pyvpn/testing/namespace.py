@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from pyvpn.errors import HostError
 from pyvpn.testing import sandbox
@@ -158,7 +159,7 @@ def ip(*arguments: str, script: str | None = None) -> str:
     return ended.stdout
 
 
-def stop(process: subprocess.Popen[bytes], timeout: float = 5) -> int:
+def stop(process: subprocess.Popen[Any], timeout: float = 5) -> int:
     """End *process* by SIGTERM and return its exit status; kill it after *timeout* seconds.
 
     A killed one gives ``-9``, so a caller that expects 0 notices.

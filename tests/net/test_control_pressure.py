@@ -124,6 +124,15 @@ class StubbornTests(SynchronousTestCase):
         self.assertEqual(QUEUE_LEAST, self.line.bufferSize)
         self.assertLess(self.fill() * len(PACKET), 3 * QUEUE_LEAST)
 
+    def test_sudden_slowness(self) -> None:
+        """A line that became a fraction of itself has a fitting queue after one that was not."""
+        self.fill()
+        self.bench.clock.advance(8 * DRAIN_SLOW)
+        self.line.drain()
+
+        self.assertEqual(8192, self.link.queue_bytes)
+        self.assertEqual(8192, self.line.bufferSize)
+
     def test_quick_again(self) -> None:
         """A line that became quick gets its large queue back, step by step."""
         self.test_slow_line()
