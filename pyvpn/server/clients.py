@@ -316,7 +316,11 @@ class Clients:
         session = visit.session
         if session is None or session.link is not link:
             return _refusal(Code.BAD_REQUEST, "register first")
-        chosen = ChosenCarrier.from_bytes(data)
+        try:
+            chosen = ChosenCarrier.from_bytes(data)
+        except PeerError as error:
+            self._fault(link, str(error))
+            return _refusal(Code.BAD_REQUEST, str(error))
         if chosen.carrier not in _CARRIERS:
             return _refusal(Code.BAD_REQUEST, "carrier is tcp or udp")
         session.choose(chosen.epoch, chosen.carrier == "udp")

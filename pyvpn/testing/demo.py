@@ -316,7 +316,7 @@ def interrupt(number: int, frame: object) -> None:
     raise KeyboardInterrupt
 
 
-def main(act: Callable[[Lab, Stage], Steps], staying: bool = False) -> int:
+def main(act: Callable[[Lab, Stage], Steps] = first_act, staying: bool = False) -> int:
     """Show *act*, or build it and stay; return the exit status."""
     stage = Stage()
     try:
