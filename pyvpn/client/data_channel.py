@@ -137,10 +137,9 @@ class DataChannel:
         peer = self._peer_of(offer, mtu)
         token = _token_of(offer)
         places = [] if peer is None else _places(offer, server)
-        if peer is None or len(token) != TOKEN_BYTES or not places:
+        if peer is None or len(token) != TOKEN_BYTES or not places or not self._open():
             self.choice.registered(link, None, [], offer.agreement, b"", offer.epoch, now)
             return
-        self._open()
         self.choice.registered(link, peer, places, offer.agreement, token, offer.epoch, now)
         if peer.keepalive != KEEPALIVE_SECONDS:
             peer.set_keepalive(KEEPALIVE_SECONDS, now)
@@ -200,10 +199,16 @@ class DataChannel:
 
     # -- inside
 
-    def _open(self) -> None:
+    def _open(self) -> bool:
+        """Open the port; False if this host does not give us one."""
         if not self._port.port:
-            self._port.open(0)
+            try:
+                self._port.open(0)
+            except HostError as error:
+                _log.warn("without UDP: {error}", error=str(error))
+                return False
         self._reserve()
+        return True
 
     def _peer_of(self, offer: RegisterAnswer, mtu: int) -> Peer | None:
         if not offer.wireguard_key or self.transport == Transport.TCP:
