@@ -14,8 +14,10 @@ from zope.interface.verify import verifyObject
 
 from pyvpn.errors import HostError, Misuse
 from pyvpn.interfaces import IPacketSink
-from pyvpn.net.tun import BATCH, ITunSystem, KernelTunSystem, Tun, TunDrop
+from pyvpn.net.tun import BATCH, Tun, TunDrop
+from pyvpn.net.tun_system import ITunSystem, KernelTunSystem
 from pyvpn.tunnel.counters import Counters, Drop
+from pyvpn.wire.segments import PLAIN
 from tests.net.tun_systems import FakeTunSystem, KernelOutside, Outside, packet
 
 NAME = "pyvpnt0"
@@ -243,6 +245,13 @@ class FakeTunTests(TunBehaviour, TunCase):
         self.begin(FakeTunSystem())
 
 
+class OldFakeTunTests(TunBehaviour, TunCase):
+    """A kernel without virtio headers will do."""
+
+    def setUp(self) -> None:
+        self.begin(FakeTunSystem(old=True))
+
+
 class KernelTunTests(TunBehaviour, TunCase):
     """The kernel behaves like the stand-in, so what the stand-in shows is true."""
 
@@ -279,7 +288,7 @@ class TunTests(TunCase):
         """One turn reads a bounded batch; the rest waits for the next."""
         tun = self.opened()
         waiting = [packet(number) for number in range(BATCH + 3)]
-        system_read = iter(waiting)
+        system_read = iter([PLAIN + each for each in waiting])
 
         def read(_fd: int, _size: int) -> bytes:
             try:
@@ -325,7 +334,7 @@ class TunTests(TunCase):
     def test_read_before_the_loss(self) -> None:
         """What was read before the device vanished is still passed on."""
         tun = self.opened()
-        reads = iter([packet(1), packet(2)])
+        reads = iter([PLAIN + packet(1), PLAIN + packet(2)])
 
         def read(_fd: int, _size: int) -> bytes:
             try:
