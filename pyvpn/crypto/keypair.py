@@ -133,6 +133,27 @@ class Keypair:
         # After the tag: or a forged counter would shut out the honest ones behind it.
         return packet if self.window.accept(counter_of(datagram)) else Refused.REPLAY
 
+    def receive_all(self, datagrams: list[bytes]) -> list[bytes | Refused]:
+        """Do :meth:`receive` for each of *datagrams*, in order."""
+        decrypt, number_of = self._decrypt, int.from_bytes
+        results: list[bytes | Refused] = []
+        counters: list[int] = []
+        for datagram in datagrams:
+            counter = datagram[8:16]
+            try:
+                results.append(decrypt(_NONCE_HEAD + counter, datagram[16:], None))
+            except InvalidTag:
+                results.append(Refused.TAG)
+            else:
+                counters.append(number_of(counter, "little"))
+        accepted = self.window.accept_all(counters)
+        if not all(accepted):
+            verdicts = iter(accepted)
+            for index, result in enumerate(results):
+                if result is not Refused.TAG and not next(verdicts):
+                    results[index] = Refused.REPLAY
+        return results
+
 
 def _padding(size: int, mtu: int) -> int:
     """Return how many zeros to add to a packet of *size* bytes."""
