@@ -35,6 +35,7 @@ from pyvpn.tunnel.surroundings import DatagramSink, Surroundings
 from pyvpn.wire.datagram import (
     COOKIE_REPLY,
     DATA,
+    DATA_OVERHEAD,
     INITIATION,
     CookieReply,
     Initiation,
@@ -55,6 +56,7 @@ INITIATION_INTERVAL = 0.02
 """Seconds between two initiations that one peer may begin."""
 
 _NO_MAC = bytes(16)
+_DATA = DATA.to_bytes(4, "little")  # how such a message begins
 _REASONS = {Refused.TAG: Drop.BAD_TAG, Refused.REPLAY: Drop.REPLAYED}
 
 
@@ -197,7 +199,8 @@ class WireGuard:
         data: list[bytes] | None = None
         junk = 0
         for datagram in datagrams:
-            kind = kind_of(datagram)
+            kind = DATA if datagram[:4] == _DATA and len(datagram) >= DATA_OVERHEAD else 0
+            kind = kind or kind_of(datagram)
             if kind == DATA:
                 if data is None:
                     data = [datagram]
@@ -253,17 +256,15 @@ class WireGuard:
         self, peer: Peer, keypair: Keypair, run: list[bytes], path: Path, ecn: int, now: float
     ) -> None:
         """Open a run of data messages for one keypair."""
-        receive = keypair.receive
         newest = keypair.window.highest
         packets: list[bytes] = []
         size = authentic = data = 0
-        for datagram in run:
-            packet = receive(datagram)
+        for packet in keypair.receive_all(run):
             if isinstance(packet, Refused):
                 self.counters.drop(_REASONS[packet])
                 continue
             authentic += 1
-            size += len(datagram)
+            size += len(packet) + DATA_OVERHEAD
             if not packet:
                 continue
             data += 1
