@@ -62,11 +62,14 @@ class ReplayWindow:
         count = len(counters)
         first = counters[0] if counters else 0
         after = first + count
-        if count < 8 or first <= self.highest or after > LIMIT:
+        if (
+            not 8 <= count <= WINDOW
+            or first <= self.highest
+            or after > LIMIT
+            or counters != list(range(first, after))
+        ):
             return [self.accept(counter) for counter in counters]
-        if counters != list(range(first, after)):
-            return [self.accept(counter) for counter in counters]
-        # All are new: enter the last byte of the ring, and mark what lies before it, too.
+        # All are new: accept the last, which clears what has to be; then mark the others.
         self.accept(after - 1)
         ring = self._ring
         start = (first + 7) & ~7  # of the bytes that are ours from their first bit on

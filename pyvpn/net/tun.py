@@ -181,9 +181,10 @@ class Tun:
         if headers:
             # Nothing else tells whether the kernel knows UDP super-packets.
             self._datagrams = self._offload(fd, CHECKSUM | UDP_SEGMENTS)
-            wanted = CHECKSUM | TCP_SEGMENTS if self._segments else 0
-            if not (wanted and self._offload(fd, wanted | UDP_SEGMENTS)):
-                self._offload(fd, wanted)
+            tcp = CHECKSUM | TCP_SEGMENTS
+            for what in (tcp | UDP_SEGMENTS, tcp, 0) if self._segments else (0,):
+                if self._offload(fd, what):
+                    break
         return fd
 
     def _offload(self, fd: int, what: int) -> bool:

@@ -196,11 +196,16 @@ class WireGuard:
         self.runs_received([(datagrams, path, ecn)], now)
 
     def _run_received(self, datagrams: list[bytes], path: Path, ecn: int, now: float) -> None:
+        heads = {datagram[:8] for datagram in datagrams}
+        if len(heads) == 1 and min(map(len, datagrams)) >= DATA_OVERHEAD:
+            head = heads.pop()
+            if head.startswith(_DATA):  # nearly always: all of it is data for one keypair
+                self._data_for(head[4:], datagrams, path, ecn, now)
+                return
         data: list[bytes] | None = None
         junk = 0
         for datagram in datagrams:
-            kind = DATA if datagram[:4] == _DATA and len(datagram) >= DATA_OVERHEAD else 0
-            kind = kind or kind_of(datagram)
+            kind = kind_of(datagram)
             if kind == DATA:
                 if data is None:
                     data = [datagram]
@@ -235,7 +240,6 @@ class WireGuard:
     # -- data
 
     def _data(self, datagrams: list[bytes], path: Path, ecn: int, now: float) -> None:
-        indices = self._world.indices
         first, count = 0, len(datagrams)
         while first < count:
             index = datagrams[first][4:8]
@@ -244,13 +248,17 @@ class WireGuard:
                 after += 1
             run = datagrams if after - first == count else datagrams[first:after]
             first = after
-            peer, keypair = indices.get(int.from_bytes(index, "little"), (None, None))
-            if peer is None or keypair is None:
-                self.counters.drop(Drop.UNKNOWN_INDEX, len(run))
-            elif now - keypair.created >= REJECT_AFTER_TIME:
-                self.counters.drop(Drop.EXPIRED_KEY, len(run))
-            else:
-                self._run(peer, keypair, run, path, ecn, now)
+            self._data_for(index, run, path, ecn, now)
+
+    def _data_for(self, index: bytes, run: list[bytes], path: Path, ecn: int, now: float) -> None:
+        number = int.from_bytes(index, "little")
+        peer, keypair = self._world.indices.get(number, (None, None))
+        if peer is None or keypair is None:
+            self.counters.drop(Drop.UNKNOWN_INDEX, len(run))
+        elif now - keypair.created >= REJECT_AFTER_TIME:
+            self.counters.drop(Drop.EXPIRED_KEY, len(run))
+        else:
+            self._run(peer, keypair, run, path, ecn, now)
 
     def _run(
         self, peer: Peer, keypair: Keypair, run: list[bytes], path: Path, ecn: int, now: float
@@ -258,7 +266,9 @@ class WireGuard:
         """Open a run of data messages for one keypair."""
         newest = keypair.window.highest
         packets: list[bytes] = []
-        size = authentic = data = 0
+        size = authentic = data = length = 0
+        head = b""
+        whole: bytes | None
         for packet in keypair.receive_all(run):
             if isinstance(packet, Refused):
                 self.counters.drop(_REASONS[packet])
@@ -268,10 +278,15 @@ class WireGuard:
             if not packet:
                 continue
             data += 1
-            whole = trimmed(packet)
-            if whole is None:
-                self.counters.drop(Drop.MALFORMED)
-                continue
+            if packet[:4] == head and len(packet) == length:
+                whole = packet  # version and stated length as before
+            else:
+                whole = trimmed(packet)
+                if whole is None:
+                    self.counters.drop(Drop.MALFORMED)
+                    continue
+                if whole is packet and packet[0] >> 4 == 4:
+                    head, length = packet[:4], len(packet)
             if ecn != NOT_ECT:
                 whole = decapsulated(whole, ecn)
                 if whole is None:

@@ -39,7 +39,7 @@ Write = tuple[list[bytes], list[bytes]]
 
 _VNET = struct.Struct("=BBHHHH")  # flags, kind, header, segment size, checksum's start and offset
 _LARGEST = 65_535  # bytes of an IPv4 packet, and of what an IPv6 header can state
-_TCP, _UDP = 6, 17
+_TCP, _UDP, _ICMP6 = 6, 17, 58
 _FIN, _PSH, _ACK, _CWR = 0x01, 0x08, 0x10, 0x80
 _TCP_CHECKSUM, _UDP_CHECKSUM = 16, 6  # where in the header
 
@@ -356,8 +356,10 @@ def _begun(packet: bytes, datagrams: bool) -> _Run | None:
             return run
         if (packet[at + 4] << 8 | packet[at + 5]) + at != size:
             return run
+    elif version == 4 or protocol == _ICMP6:
+        return run
     else:
-        return None
+        return None  # an extension header, behind which there may be anything
     run.protocol, run.at, run.payload, run.size = protocol, at, payload, size - payload
     run.key = int.from_bytes(packet[:payload], "little") & _EQUAL[version][payload]
     if version == 4:

@@ -19,7 +19,10 @@ from tests.net.own_namespace import enter_own_namespace
 
 ETH_P_ALL = 3
 ETH_P_IP = 0x0800
+ETH_P_IPV6 = 0x86DD
 PACKET_OUTGOING = 4
+SOL_PACKET = 263
+PACKET_VNET_HDR = 15
 
 
 def packet(number: int, size: int = 40) -> bytes:
@@ -221,6 +224,14 @@ class KernelOutside:
     def put(self, name: str, packets: list[bytes]) -> None:
         for each in packets:
             self._sockets[name].sendto(each, (name, ETH_P_IP))
+
+    def put_frame(self, name: str, frame: bytes) -> None:
+        """Send a super-packet, behind its virtio header, out by the interface."""
+        protocol = ETH_P_IP if frame[VNET_SIZE] >> 4 == 4 else ETH_P_IPV6
+        with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0) as raw:
+            raw.setsockopt(SOL_PACKET, PACKET_VNET_HDR, 1)
+            raw.bind((name, 0))
+            raw.sendto(frame, (name, protocol))
 
     def get(self, name: str) -> list[bytes]:
         got = []

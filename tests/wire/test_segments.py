@@ -368,6 +368,7 @@ class JoinTests(SynchronousTestCase):
             completed(ip4(TCP, tcp(b"", seq=200, flags=ACK | FIN))),
             completed(ip4(TCP, tcp(bytes(9), seq=100), options=bytes(4))),
             completed(ip4(TCP, tcp(bytes(9), seq=100), fragment=0x2000)),
+            ip6(60, bytes(60)),
             b"",
             b"junk",
         ):
