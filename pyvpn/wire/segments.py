@@ -285,33 +285,20 @@ def join(packets: list[bytes], datagrams: bool = False) -> list[Write]:
         return [([PLAIN, packets[0]], packets)]
     runs: list[_Run] = []
     latest: dict[bytes, _Run] = {}  # by flow, while more may follow
-    number_of = int.from_bytes
-    for packet in packets:
+    index, count = 0, len(packets)
+    while index < count:
+        packet = packets[index]
         size = len(packet)
         flow = packet[8:44] if size and packet[0] >> 4 == 6 else packet[12:24]
         run = latest.get(flow)
         if run is not None:
-            if size == run.each:
-                # Nearly all packets of a transfer: just like the one before.
-                at = run.at
-                head = number_of(packet[: run.payload], "little")
-                if (
-                    head & run.mask == run.same
-                    and number_of(packet[at + 4 : at + 8], "big") == run.following
-                    and run.total + run.size <= _LARGEST
-                    and (at == 40 or not (head & _HEADER4) % 65535)
-                ):
-                    number = number_of(packet, "little")  # as in `residue`
-                    number = (number & _LOW) + (number >> _FOLD)
-                    number = (number & _LOW_AGAIN) + (number >> _FOLD_AGAIN)
-                    if not (number + run.plus) % 65535:
-                        run.packets.append(packet)
-                        run.total += run.size
-                        run.following = (run.following + run.size) & 0xFFFFFFFF
-                        if packet[at + 13] & _PSH:
-                            del latest[flow]
-                        continue
+            if size == run.each and (taken := _follow(run, packets, index)):
+                index += taken
+                if run.packets[-1][run.at + 13] & _PSH:
+                    del latest[flow]
+                continue
             del latest[flow]
+        index += 1
         new = _begun(packet, datagrams)
         if new is None:
             latest.clear()  # whose it is we do not see, and it must not be overtaken
@@ -320,11 +307,46 @@ def join(packets: list[bytes], datagrams: bool = False) -> list[Write]:
         if run is None or not new.size or not _extend(run, new):
             runs.append(new)
             run = new
-        last = new.packets[0]
-        pushed = new.protocol == _TCP and last[new.at + 13] & _PSH
+        pushed = new.protocol == _TCP and packet[new.at + 13] & _PSH
         if new.size and new.size == run.size and not pushed:
             latest[flow] = run
     return [_write(run) for run in runs]
+
+
+def _follow(run: _Run, packets: list[bytes], first: int) -> int:
+    """Append packets from *first* on that are just like those before; return how many.
+
+    That is what nearly all packets of a transfer are.
+    """
+    each, mask, same, plus, size = run.each, run.mask, run.same, run.plus, run.size
+    payload, at, following = run.payload, run.at, run.following
+    room = (_LARGEST - run.total) // size
+    seq, acknowledged, flags = at + 4, at + 8, at + 13
+    number_of = int.from_bytes
+    taken = 0
+    for packet in packets[first : first + room]:
+        if len(packet) != each:
+            break
+        head = number_of(packet[:payload], "little")
+        if (
+            head & mask != same
+            or number_of(packet[seq:acknowledged], "big") != following
+            or (at == 20 and (head & _HEADER4) % 65535)
+        ):
+            break
+        number = number_of(packet, "little")  # as in `residue`
+        number = (number & _LOW) + (number >> _FOLD)
+        number = (number & _LOW_AGAIN) + (number >> _FOLD_AGAIN)
+        if (number + plus) % 65535:
+            break
+        taken += 1
+        following = (following + size) & 0xFFFFFFFF
+        if packet[flags] & _PSH:
+            break
+    run.packets += packets[first : first + taken]
+    run.total += taken * size
+    run.following = following
+    return taken
 
 
 def _begun(packet: bytes, datagrams: bool) -> _Run | None:
