@@ -4,6 +4,8 @@ Rules of this file: a packet that :func:`cut` returns is complete, with every ch
 packet whose own checksum is wrong is never made part of what :func:`join` returns, because the
 kernel would give it a right one; nothing raises because of what is in a packet.
 
+(A long file: what is cut has to join to the same again, and both go by the same rules.)
+
 Sources: the virtio 1.2 specification, section 5.1.6 (the header); the Linux kernel's
 ``virtio_net.h``, ``tcp_offload.c`` and ``udp_offload.c`` (what becomes of the fields of a
 header); RFC 1071 (checksums); RFC 6864 (identification).
