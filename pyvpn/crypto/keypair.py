@@ -105,10 +105,13 @@ class Keypair:
         # `encrypt` and a join take 2.2 us for 1400 bytes (32 at a time) and 1.2 for none.
         # `encrypt_into` a buffer of the batch, or into one that is kept and copied from, takes
         # 2.5 and 1.6 at best: the views it needs cost more than the join.
+        size, zeros = 0, b""
         for counter, packet in enumerate(packets, first):
-            size = len(packet)
-            if size % PADDING or size > largest:
-                packet += _ZEROS[_padding(size, largest)]
+            if len(packet) != size:  # than the one before, which is rare
+                size = len(packet)
+                zeros = _ZEROS[_padding(size, largest)]
+            if zeros:
+                packet += zeros
             sealed.append(header(DATA, remote, counter) + encrypt(nonce(counter), packet, None))
         return sealed
 
@@ -132,6 +135,27 @@ class Keypair:
             return Refused.TAG
         # After the tag: or a forged counter would shut out the honest ones behind it.
         return packet if self.window.accept(counter_of(datagram)) else Refused.REPLAY
+
+    def receive_all(self, datagrams: list[bytes]) -> list[bytes | Refused]:
+        """Do :meth:`receive` for each of *datagrams*, in order."""
+        decrypt, number_of = self._decrypt, int.from_bytes
+        results: list[bytes | Refused] = []
+        counters: list[int] = []
+        for datagram in datagrams:
+            counter = datagram[8:16]
+            try:
+                results.append(decrypt(_NONCE_HEAD + counter, datagram[16:], None))
+            except InvalidTag:
+                results.append(Refused.TAG)
+            else:
+                counters.append(number_of(counter, "little"))
+        accepted = self.window.accept_all(counters)
+        if not all(accepted):
+            verdicts = iter(accepted)
+            for index, result in enumerate(results):
+                if result is not Refused.TAG and not next(verdicts):
+                    results[index] = Refused.REPLAY
+        return results
 
 
 def _padding(size: int, mtu: int) -> int:

@@ -57,6 +57,30 @@ class ReplayWindow:
         ring[place] |= bit
         return True
 
+    def accept_all(self, counters: list[int]) -> list[bool]:
+        """Do :meth:`accept` for each of *counters*, at once if they are consecutive."""
+        count = len(counters)
+        first = counters[0] if counters else 0
+        after = first + count
+        if (
+            not 8 <= count <= WINDOW
+            or first <= self.highest
+            or after > LIMIT
+            or counters != list(range(first, after))
+        ):
+            return [self.accept(counter) for counter in counters]
+        # All are new: accept the last, which clears what has to be; then mark the others.
+        self.accept(after - 1)
+        ring = self._ring
+        start = (first + 7) & ~7  # of the bytes that are ours from their first bit on
+        for counter in range(first, min(start, after)):
+            ring[counter >> 3 & _MASK] |= 1 << (counter & 7)
+        for block in range(start >> 3, after >> 3):
+            ring[block & _MASK] = 0xFF
+        for counter in range(max(start, after & ~7), after):
+            ring[counter >> 3 & _MASK] |= 1 << (counter & 7)
+        return [True] * count
+
     def _clear(self, place: int, blocks: int) -> None:
         """Clear *blocks* bytes up to *place*, around the end of the ring."""
         ring = self._ring

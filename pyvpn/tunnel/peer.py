@@ -432,12 +432,14 @@ class Peer:
         assert path is not None
         datagrams = keypair.seal(packets, self.mtu)
         send = self._world.outside.send_datagrams
-        marks = [ecn_of(packet) if packet else 0 for packet in packets[: len(datagrams)]]
-        if not any(marks):
+        # All that is to be known of ECN is in two bytes, nearly always the same.
+        heads = [packet[:2] for packet in packets[: len(datagrams)]]
+        marks = {head: ecn_of(head) if head else 0 for head in set(heads)}
+        if not any(marks.values()):
             send(datagrams, path, 0)
         else:
             first = 0
-            for mark, run in groupby(marks):
+            for mark, run in groupby(heads, marks.__getitem__):
                 after = first + len(list(run))
                 send(datagrams[first:after], path, mark)
                 first = after

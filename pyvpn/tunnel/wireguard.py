@@ -35,6 +35,7 @@ from pyvpn.tunnel.surroundings import DatagramSink, Surroundings
 from pyvpn.wire.datagram import (
     COOKIE_REPLY,
     DATA,
+    DATA_OVERHEAD,
     INITIATION,
     CookieReply,
     Initiation,
@@ -56,6 +57,7 @@ INITIATION_INTERVAL = 0.02
 """Seconds between two initiations that one peer may begin."""
 
 _NO_MAC = bytes(16)
+_DATA = DATA.to_bytes(4, "little")  # how such a message begins
 _REASONS = {Refused.TAG: Drop.BAD_TAG, Refused.REPLAY: Drop.REPLAYED}
 
 
@@ -200,6 +202,12 @@ class WireGuard:
         self.runs_received([(datagrams, path, ecn)], now)
 
     def _run_received(self, datagrams: list[bytes], path: Path, ecn: int, now: float) -> None:
+        heads = {datagram[:8] for datagram in datagrams}
+        if len(heads) == 1 and min(map(len, datagrams)) >= DATA_OVERHEAD:
+            head = heads.pop()
+            if head.startswith(_DATA):  # nearly always: all of it is data for one keypair
+                self._data_for(head[4:], datagrams, path, ecn, now)
+                return
         data: list[bytes] | None = None
         junk = 0
         for datagram in datagrams:
@@ -238,7 +246,6 @@ class WireGuard:
     # -- data
 
     def _data(self, datagrams: list[bytes], path: Path, ecn: int, now: float) -> None:
-        indices = self._world.indices
         first, count = 0, len(datagrams)
         while first < count:
             index = datagrams[first][4:8]
@@ -247,40 +254,49 @@ class WireGuard:
                 after += 1
             run = datagrams if after - first == count else datagrams[first:after]
             first = after
-            peer, keypair = indices.get(int.from_bytes(index, "little"), (None, None))
-            if peer is None or keypair is None:
-                self.counters.drop(Drop.UNKNOWN_INDEX, len(run))
-            elif now - keypair.created >= REJECT_AFTER_TIME:
-                self.counters.drop(Drop.EXPIRED_KEY, len(run))
-            else:
-                self._run(peer, keypair, run, path, ecn, now)
+            self._data_for(index, run, path, ecn, now)
+
+    def _data_for(self, index: bytes, run: list[bytes], path: Path, ecn: int, now: float) -> None:
+        number = int.from_bytes(index, "little")
+        peer, keypair = self._world.indices.get(number, (None, None))
+        if peer is None or keypair is None:
+            self.counters.drop(Drop.UNKNOWN_INDEX, len(run))
+        elif now - keypair.created >= REJECT_AFTER_TIME:
+            self.counters.drop(Drop.EXPIRED_KEY, len(run))
+        else:
+            self._run(peer, keypair, run, path, ecn, now)
 
     def _run(
         self, peer: Peer, keypair: Keypair, run: list[bytes], path: Path, ecn: int, now: float
     ) -> None:
         """Open a run of data messages for one keypair."""
-        receive = keypair.receive
         newest = keypair.window.highest
         packets: list[bytes] = []
         messages: list[bytes] = []
-        size = authentic = data = 0
-        for datagram in run:
-            packet = receive(datagram)
+        size = authentic = data = length = 0
+        head = b""
+        whole: bytes | None
+        for packet in keypair.receive_all(run):
             if isinstance(packet, Refused):
                 self.counters.drop(_REASONS[packet])
                 continue
             authentic += 1
-            size += len(datagram)
+            size += len(packet) + DATA_OVERHEAD
             if not packet:
                 continue
             data += 1
-            whole = trimmed(packet)
-            if whole is None:
-                if peer.is_native and is_native(packet):
-                    messages.append(packet)
-                else:
-                    self.counters.drop(Drop.MALFORMED)
-                continue
+            if packet[:4] == head and len(packet) == length:
+                whole = packet  # version and stated length as before
+            else:
+                whole = trimmed(packet)
+                if whole is None:
+                    if peer.is_native and is_native(packet):
+                        messages.append(packet)
+                    else:
+                        self.counters.drop(Drop.MALFORMED)
+                    continue
+                if whole is packet and packet[0] >> 4 == 4:
+                    head, length = packet[:4], len(packet)
             if ecn != NOT_ECT:
                 whole = decapsulated(whole, ecn)
                 if whole is None:

@@ -182,6 +182,18 @@ class OpenTests(SynchronousTestCase):
         self.assertEqual(Refused.REPLAY, bob.receive(datagram))
         self.assertEqual(packet, bob.open(datagram))
 
+    @given(st.lists(st.tuples(st.integers(0, 30), st.booleans()), max_size=40))
+    def test_many_at_once(self, picked: list[tuple[int, bool]]) -> None:
+        """A run is received as its messages are one by one: once each, damage and all."""
+        anna, bob = pair()
+        other = pair().bob
+        sealed = anna.seal([bytes([n]) * n for n in range(31)], 0)
+        run = [flipped(sealed[n], 200) if bad else sealed[n] for n, bad in picked] + sealed
+        self.assertEqual([other.receive(each) for each in run], bob.receive_all(run))
+        self.assertEqual(other.window.highest, bob.window.highest)
+        self.assertEqual([Refused.REPLAY] * 31, bob.receive_all(sealed))
+        self.assertEqual([], bob.receive_all([]))
+
     def test_forged_counter(self) -> None:
         """A counter that nobody sealed does not move the window, however high it is."""
         anna, bob = pair()

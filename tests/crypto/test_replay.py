@@ -163,3 +163,27 @@ class WindowTests(SynchronousTestCase):
             if fresh:
                 seen.add(counter)
                 highest = max(highest, counter)
+
+    @settings(max_examples=300)
+    @given(
+        st.lists(
+            st.tuples(st.integers(0, 3 * WINDOW), st.integers(0, 200), st.booleans()), max_size=6
+        ),
+        st.sampled_from((0, 5, 10**9, LIMIT - WINDOW)),
+    )
+    def test_many_at_once(self, runs: list[tuple[int, int, bool]], base: int) -> None:
+        """Accepting many at once is accepting each, in order: in verdicts and in what is kept."""
+        one, other = ReplayWindow(), ReplayWindow()
+        for start, count, gap in runs:
+            counters = list(range(base + start, base + start + count))
+            if gap:
+                counters[count // 2 : count // 2 + 1] = []
+            self.assertEqual([one.accept(n) for n in counters], other.accept_all(counters))
+            self.assertEqual((one.highest, one._ring), (other.highest, other._ring))
+
+    def test_more_than_a_window_at_once(self) -> None:
+        """More at once than a window holds are all accepted, and the newest remembered."""
+        window = ReplayWindow()
+        counters = list(range(2 * WINDOW))
+        self.assertEqual([True] * len(counters), window.accept_all(counters))
+        self.assertFalse(any(window.accept_all(counters)))

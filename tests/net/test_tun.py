@@ -14,9 +14,25 @@ from zope.interface.verify import verifyObject
 
 from pyvpn.errors import HostError, Misuse
 from pyvpn.interfaces import IPacketSink
-from pyvpn.net.tun import BATCH, ITunSystem, KernelTunSystem, Tun, TunDrop
+from pyvpn.net.tun import BATCH, Tun, TunDrop
+from pyvpn.net.tun_system import ITunSystem, KernelTunSystem
 from pyvpn.tunnel.counters import Counters, Drop
+from pyvpn.wire.segments import PLAIN, cut
 from tests.net.tun_systems import FakeTunSystem, KernelOutside, Outside, packet
+from tests.wire.plain_segments import (
+    ACK,
+    CWR,
+    FIN,
+    PSH,
+    TCP,
+    UDP,
+    frame,
+    ip4,
+    ip6,
+    plain_cut,
+    tcp,
+    udp,
+)
 
 NAME = "pyvpnt0"
 
@@ -34,7 +50,7 @@ class TunCase(SynchronousTestCase):
         self.losses: list[str] = []
         self.tun = self.make()
 
-    def make(self, mtu: int = 1420) -> Tun:
+    def make(self, mtu: int = 1420, segments: bool = False) -> Tun:
         tun = Tun(
             self.reactor,
             NAME,
@@ -43,6 +59,7 @@ class TunCase(SynchronousTestCase):
             self.losses.append,
             self.counters,
             self.outside.system,
+            segments=segments,
         )
         self.addCleanup(tun.close)
         return tun
@@ -243,11 +260,69 @@ class FakeTunTests(TunBehaviour, TunCase):
         self.begin(FakeTunSystem())
 
 
+class OldFakeTunTests(TunBehaviour, TunCase):
+    """A kernel without virtio headers will do."""
+
+    def setUp(self) -> None:
+        self.begin(FakeTunSystem(old=True))
+
+
 class KernelTunTests(TunBehaviour, TunCase):
     """The kernel behaves like the stand-in, so what the stand-in shows is true."""
 
+    outside: KernelOutside
+
     def setUp(self) -> None:
         self.begin(KernelOutside(self.addCleanup))
+
+    def test_one_write(self) -> None:
+        """The kernel takes packets of one flow as one, and sees in it what they were."""
+        for make, headers in (ip4, 40), (ip6, 60):
+            tun = self.opened()
+            content = bytes(range(256)) * 40
+            sent = cut(frame(make(TCP, tcp(content)), 1000))
+
+            self.assertEqual(11, tun.send_packets(sent))
+
+            (got,) = self.outside.get(NAME)
+            self.assertEqual(content, got[headers:])
+            self.assertEqual({}, self.dropped())
+            tun.close()
+
+    def test_datagrams_in_one_write(self) -> None:
+        """So it does with datagrams, if it knows how to."""
+        tun = self.opened()
+        sent = cut(frame(ip4(UDP, udp(bytes(5000))), 1000))
+
+        self.assertEqual(5, tun.send_packets(sent))
+
+        got = self.outside.get(NAME)
+        self.assertEqual(1 if tun._datagrams else 5, len(got))
+        self.assertEqual(5000, sum(len(each) - 28 for each in got))
+
+    def test_cut(self) -> None:
+        """What the kernel cuts, and what we cut, are the same packets."""
+        content = bytes(range(256)) * 150
+        frames = [
+            frame(make(protocol, inner), 1234)
+            for make in (ip4, ip6)
+            for protocol, inner in (
+                (TCP, tcp(content, flags=ACK | PSH | FIN | CWR, seq=2**32 - 5000)),
+                (TCP, tcp(content[:3000], options=b"\1\1\x08\x0a" + bytes(8))),
+                (UDP, udp(content)),
+            )
+        ]
+        for segments in False, True:
+            self.tun = tun = self.make(segments=segments)
+            self.opened()
+            for each in frames:
+                self.outside.put_frame(NAME, each)
+                tun.doRead()
+                got = [packet for batch in self.batches for packet in batch]
+                self.assertEqual(plain_cut(each), got)
+                self.batches.clear()
+            tun.close()
+        self.assertEqual({}, self.dropped())
 
     def test_not_a_tun(self) -> None:
         """The name of an interface of another kind is refused in words that say so."""
@@ -279,7 +354,7 @@ class TunTests(TunCase):
         """One turn reads a bounded batch; the rest waits for the next."""
         tun = self.opened()
         waiting = [packet(number) for number in range(BATCH + 3)]
-        system_read = iter(waiting)
+        system_read = iter([PLAIN + each for each in waiting])
 
         def read(_fd: int, _size: int) -> bytes:
             try:
@@ -293,6 +368,93 @@ class TunTests(TunCase):
         tun.doRead()
 
         self.assertEqual([waiting[:BATCH], waiting[BATCH:]], self.batches)
+
+    def test_joined(self) -> None:
+        """What fits together goes with one write; another packet in between keeps its own."""
+        tun = self.opened()
+        flow = cut(frame(ip4(TCP, tcp(bytes(5000))), 1000))
+        ping = packet(1)
+
+        self.assertEqual(6, tun.send_packets([*flow[:2], ping, *flow[2:]]))
+
+        # The stand-in's view: of a flow and a stranger the order is ours to choose.
+        self.assertEqual([*flow, ping], self.outside.get(NAME))
+        self.assertEqual([5, 1], self.system.writes)
+
+    def test_without_datagrams(self) -> None:
+        """A kernel that does not know UDP super-packets gets none."""
+        self.system.known = 0x07
+        tun = self.opened()
+        sent = cut(frame(ip4(UDP, udp(bytes(3000))), 1000))
+
+        self.assertEqual(3, tun.send_packets(sent))
+
+        self.assertEqual([1, 1, 1], self.system.writes)
+
+    def test_super_packet_refused(self) -> None:
+        """What the kernel does not take as one it gets one by one."""
+        tun = self.opened()
+        self.system.known = 0x07  # now, after it promised more
+        sent = cut(frame(ip4(UDP, udp(bytes(3000))), 1000))
+
+        self.assertEqual(3, tun.send_packets(sent))
+
+        self.assertEqual(sent, self.outside.get(NAME))
+        self.assertEqual({}, self.dropped())
+
+    def test_super_packet_lost(self) -> None:
+        """Of a super-packet that is dropped each packet is counted."""
+        tun = self.opened()
+        flow = cut(frame(ip4(TCP, tcp(bytes(5000))), 1000))
+        self.outside.set_down(NAME)
+        self.assertEqual(0, tun.send_packets([*flow, packet(1)]))
+        self.outside.delete(NAME)
+        self.assertEqual(0, tun.send_packets([*flow, packet(1)]))
+
+        self.assertEqual({"tun-down": 6, "tun-gone": 6}, self.dropped())
+
+    def test_offloads(self) -> None:
+        """The kernel is asked for what it knows, and for nothing if we did not want any."""
+        for known, segments, expected in (
+            (0x67, True, 0x67),
+            (0x07, True, 0x07),
+            (0x01, True, 0),
+            (0x00, True, 0),
+            (0x67, False, 0),
+            (0x00, False, 0),
+        ):
+            self.system.known = known
+            self.tun = self.make(segments=segments)
+            self.opened()
+            self.assertEqual(expected, self.system.offloads)
+            self.tun.close()
+
+    def test_cut_batches(self) -> None:
+        """A super-packet is cut, one that is not understood is counted; the batch is bounded."""
+        self.tun = self.make(segments=True)
+        tun = self.opened()
+        whole = frame(ip4(TCP, tcp(bytes(40_000))), 1000)
+        bad = b"\1\2" + whole[2:]
+        waiting = iter([PLAIN + packet(1), bad, whole, PLAIN + packet(2), whole])
+
+        self.patch(self.system, "read", lambda _fd, _size: next(waiting))
+        tun.doRead()
+
+        self.assertEqual([[packet(1), *cut(whole), packet(2), *cut(whole)]], self.batches)
+        self.assertEqual({"tun-not-to-be-cut": 1}, self.dropped())
+
+    def test_cut_too_large(self) -> None:
+        """Super-packets whose packets are larger than our MTU are counted by packets."""
+        self.tun = self.make(segments=True)
+        tun = self.opened()
+        whole = frame(ip4(TCP, tcp(bytes(40_000))), 1400)
+        waiting = iter([whole] * 50)
+
+        self.patch(self.system, "read", lambda _fd, _size: next(waiting))
+        tun.doRead()
+
+        self.assertEqual([], self.batches)
+        self.assertEqual({"larger-than-mtu": 29 * BATCH}, self.dropped())
 
     def test_full(self) -> None:
         """A device that takes no more makes nobody wait: the rest is dropped and counted."""
@@ -325,7 +487,7 @@ class TunTests(TunCase):
     def test_read_before_the_loss(self) -> None:
         """What was read before the device vanished is still passed on."""
         tun = self.opened()
-        reads = iter([packet(1), packet(2)])
+        reads = iter([PLAIN + packet(1), PLAIN + packet(2)])
 
         def read(_fd: int, _size: int) -> bytes:
             try:

@@ -13,12 +13,16 @@ from unittest import SkipTest
 from pyroute2 import IPRoute
 from zope.interface import implementer
 
-from pyvpn.net.tun import ITunSystem, KernelTunSystem
+from pyvpn.net.tun_system import ITunSystem, KernelTunSystem
+from pyvpn.wire.segments import PLAIN, VNET_SIZE, cut
 from tests.net.own_namespace import enter_own_namespace
 
 ETH_P_ALL = 3
 ETH_P_IP = 0x0800
+ETH_P_IPV6 = 0x86DD
 PACKET_OUTGOING = 4
+SOL_PACKET = 263
+PACKET_VNET_HDR = 15
 
 
 def packet(number: int, size: int = 40) -> bytes:
@@ -57,6 +61,7 @@ class _FakeDevice:
     def __init__(self, outside: socket.socket) -> None:
         self.outside = outside
         self.name: str | None = None
+        self.headers = False
         self.up = False
         self.deleted = False
 
@@ -66,9 +71,18 @@ class FakeTunSystem:
     """TUN devices made of socket pairs, which keep the bounds of packets too.
 
     Is its own `Outside`.  `refuse_open` and `refuse_attach` are error numbers to raise.
+
+    Args:
+        old: knows no virtio headers.
+        known: the offloads it knows, as bits; others are refused.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, old: bool = False, known: int = 0x67) -> None:
+        self.old = old
+        self.known = known
+        self.offloads = 0
+        self.writes: list[int] = []
+        """Of each write, how many packets it held."""
         self.system = self
         self.refuse_open: int | None = None
         self.refuse_attach: int | None = None
@@ -84,17 +98,25 @@ class FakeTunSystem:
         self._devices[fd] = _FakeDevice(outside)
         return fd
 
-    def attach(self, fd: int, name: str) -> str:
+    def attach(self, fd: int, name: str, headers: bool = False) -> str:
+        if headers and self.old:
+            raise _error(errno.EINVAL)
         if self.refuse_attach is not None:
             raise _error(self.refuse_attach)
         if any(device.name == name and not device.deleted for device in self._devices.values()):
             raise _error(errno.EBUSY)
         self._devices[fd].name = name
+        self._devices[fd].headers = headers
         return name
 
+    def offload(self, fd: int, what: int) -> None:
+        if what & ~self.known or (what and not what & 1):
+            raise _error(errno.EINVAL)
+        self.offloads = what
+
     def read(self, fd: int, size: int) -> bytes:
-        self._device(fd)
-        return os.read(fd, size)
+        device = self._device(fd)
+        return (PLAIN if device.headers else b"") + os.read(fd, size)
 
     def write(self, fd: int, packet: bytes) -> int:
         device = self._device(fd)
@@ -102,7 +124,23 @@ class FakeTunSystem:
             raise _error(errno.EIO)
         if packet[:1] == b"" or packet[0] >> 4 not in (4, 6):
             raise _error(errno.EINVAL)
+        self.writes.append(1)
         return os.write(fd, packet)
+
+    def writev(self, fd: int, pieces: list[bytes]) -> int:
+        frame = b"".join(pieces)
+        assert self._device(fd).headers
+        if frame.startswith(PLAIN):
+            return self.write(fd, frame[VNET_SIZE:])
+        self._device(fd)
+        packets = cut(frame)
+        assert packets
+        if frame[1] == 5 and not self.known & 0x20:
+            raise _error(errno.EINVAL)
+        for each in packets:
+            self.write(fd, each)
+        self.writes[-len(packets) :] = [len(packets)]
+        return len(frame)
 
     def close(self, fd: int) -> None:
         self._devices.pop(fd).outside.close()
@@ -186,6 +224,14 @@ class KernelOutside:
     def put(self, name: str, packets: list[bytes]) -> None:
         for each in packets:
             self._sockets[name].sendto(each, (name, ETH_P_IP))
+
+    def put_frame(self, name: str, frame: bytes) -> None:
+        """Send a super-packet, behind its virtio header, out by the interface."""
+        protocol = ETH_P_IP if frame[VNET_SIZE] >> 4 == 4 else ETH_P_IPV6
+        with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0) as raw:
+            raw.setsockopt(SOL_PACKET, PACKET_VNET_HDR, 1)
+            raw.bind((name, 0))
+            raw.sendto(frame, (name, protocol))
 
     def get(self, name: str) -> list[bytes]:
         got = []
