@@ -11,8 +11,9 @@ from pyvpn.config.table import Contradiction, option
 from pyvpn.config.values import Expected, duration, list_of, words
 
 WIREGUARD = (
-    "For stock WireGuard apps on phones, Macs and Windows PCs: pyvpn device add --wireguard puts "
-    "each of them on file."
+    "UDP: for our own clients, whose packets go along TLS where it does not get through, and for "
+    "stock WireGuard apps on phones, Macs and Windows PCs, each of which pyvpn device add "
+    "--wireguard puts on file."
 )
 
 MOST_KEEPALIVE = 65535  # seconds: wg and the apps have 16 bits for it
@@ -34,7 +35,7 @@ def _whole_seconds(value: str) -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class WireGuard:
-    """[wireguard] UDP for stock apps; keepalive in seconds."""
+    """[wireguard] UDP for our clients and for stock apps; keepalive in seconds."""
 
     listen: tuple[Endpoint, ...] | None = option(
         "same",
@@ -45,8 +46,8 @@ class WireGuard:
     public_endpoints: tuple[Endpoint, ...] = option(
         "",
         list_of(remote_endpoint),
-        "Where apps find this server from outside, if UDP is forwarded from another host or port "
-        "than TCP. Without it: those of [server]. Apps take one, the first.",
+        "Where this server is found from outside, if UDP is forwarded from another host or port "
+        "than TCP. Without it: those of [server]. Apps take one, the first; our clients try all.",
     )
     keepalive: int = option(
         "25s",
