@@ -11,9 +11,12 @@ from typing import Any
 
 from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.task import LoopingCall
+from twisted.logger import Logger
 
 from pyvpn.net.process import boottime
 from pyvpn.net.rtnetlink import ROUTE_NEWS, News
+
+_log = Logger()
 
 SETTLE_SECONDS = 0.1
 """A change comes in several pieces: address, route, default route."""
@@ -76,14 +79,20 @@ class HostChanges:
     def _compare(self) -> None:
         before, self._were = self._were, self._ways_out()
         if any(before.get(place, way) != way for place, way in self._were.items()):
-            self._changed()
+            self._tell()
 
     def _look(self) -> None:
         # The monotonic clock stands still while a machine sleeps, the other one does not.
         asleep = boottime() - time.monotonic()
         if asleep - self._asleep > SLEPT_SECONDS:
             self._asleep = asleep
+            self._tell()
+
+    def _tell(self) -> None:
+        try:
             self._changed()
+        except Exception:  # noqa: BLE001 - a LoopingCall that fails once is never called again
+            _log.failure("a change of the network met a bug of ours")
 
 
 def ways_out(places: Iterable[str], mark: int) -> dict[str, str]:
@@ -95,23 +104,22 @@ def ways_out(places: Iterable[str], mark: int) -> dict[str, str]:
     found = dict.fromkeys(places, "")
     for place in found:
         family = socket.AF_INET6 if ":" in place else socket.AF_INET
-        with socket.socket(family, socket.SOCK_DGRAM) as probe:
-            try:
-                if mark:
-                    probe.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, struct.pack("=I", mark))
-                probe.connect((place, 9))  # sends nothing
-                found[place] = probe.getsockname()[0]
-            except OSError:
-                continue
+        with suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as probe:
+            if mark:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, struct.pack("=I", mark))
+            probe.connect((place, 9))  # sends nothing
+            found[place] = probe.getsockname()[0]
     return found
 
 
 def is_ours(host: str) -> bool:
     """Whether this host has the address *host* at the moment."""
+    if host.startswith("fe80:"):
+        return True  # without its interface nobody can tell
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_DGRAM) as probe:
-        try:
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM) as probe:
             probe.bind((host, 0))
-        except OSError:
-            return False
+    except OSError:
+        return False
     return True

@@ -77,7 +77,7 @@ class DataChannel:
         self._counters = counters
         self._stamp_file = config.state_dir / STAMP_FILE
         self._stamps = Stamps(time.time, _stamp_on_file(self._stamp_file))
-        self._reserved = b""
+        self._reserved = self._half = b""
         self._static = load_or_make_wireguard_key(config.state_dir)
         self.transport = Transport(config.transport)
         self._told: tuple[bool, str] | None = None
@@ -137,12 +137,17 @@ class DataChannel:
         peer = self._peer_of(offer, mtu)
         token = _token_of(offer)
         places = [] if peer is None else _places(offer, server)
-        if peer is None or len(token) != TOKEN_BYTES or not places or not self._open():
+        known = places or any(each.host for each in _endpoints(offer))
+        if peer is None or len(token) != TOKEN_BYTES or not known or not self._open():
+            if self.transport == Transport.UDP:
+                _log.error("transport = udp, and the server offers no UDP: nothing will pass")
             self.choice.registered(link, None, [], offer.agreement, b"", offer.epoch, now)
             return
         self.choice.registered(link, peer, places, offer.agreement, token, offer.epoch, now)
-        if peer.keepalive != KEEPALIVE_SECONDS:
-            peer.set_keepalive(KEEPALIVE_SECONDS, now)
+        # Often enough that the session does not expire when the tunnel is all that there is.
+        keepalive = min(KEEPALIVE_SECONDS, max(1, int(offer.expiry / 3) or KEEPALIVE_SECONDS))
+        if peer.keepalive != keepalive:
+            peer.set_keepalive(keepalive, now)
         self._look_up(offer, names, resolver)
         self.arm()
 
@@ -150,6 +155,10 @@ class DataChannel:
         """The control connection is no more."""
         self.choice.link_lost(link, boottime())
         self._look()
+
+    def ended(self, why: str) -> None:
+        """The server has ended the session: its tunnel is over."""
+        self.choice.ended(why)
 
     def network_changed(self) -> None:
         """Addresses or routes are others than before, or this machine has slept."""
@@ -164,6 +173,8 @@ class DataChannel:
     def arm(self) -> None:
         """To be called after packets were given to the session."""
         self.clockwork.arm()
+        if self._stamps.last > self._half:
+            self._reserve()
         due = self.choice.next_due
         if self._alarm is not None and self._alarm.active():
             if self._alarm.getTime() - self._reactor.seconds() <= due - boottime():
@@ -275,7 +286,12 @@ class DataChannel:
 
     def _found(self, addresses: list[Any]) -> None:
         self.choice.add_paths(
-            [Path(ip_address(each.host).packed, each.port) for each in addresses], MOST_PLACES
+            [
+                Path(address.packed, each.port)
+                for each in addresses
+                if _may_be_a_server(address := ip_address(each.host))
+            ],
+            MOST_PLACES,
         )
 
     def _forget_names(self) -> None:
@@ -288,6 +304,7 @@ class DataChannel:
         wanted = max(tai64n(time.time()), self._stamps.last)
         if reserve(wanted, RESERVE_SECONDS / 2) > self._reserved:
             self._reserved = reserve(wanted, RESERVE_SECONDS)
+            self._half = reserve(wanted, RESERVE_SECONDS / 2)
             try:
                 write_private(self._stamp_file, self._reserved.hex().encode() + b"\n")
             except HostError as error:
@@ -344,12 +361,17 @@ def _places(offer: RegisterAnswer, server: IpAddress | None) -> list[Path]:
     paths: list[Path] = []
     for endpoint in _endpoints(offer):
         address = _literal(endpoint) if endpoint.host else server
-        if address is not None:
+        if address is not None and _may_be_a_server(address):
             scope = 0
             if isinstance(address, IPv6Address) and address.scope_id:
                 scope = _interface(address.scope_id)
             paths.append(Path(address.packed, endpoint.port, scope))
     return list(dict.fromkeys(paths))
+
+
+def _may_be_a_server(address: IpAddress) -> bool:
+    """Whether a host may be there: what a server names is not always meant well."""
+    return not (address.is_loopback or address.is_multicast or address.is_unspecified)
 
 
 def _interface(scope: str) -> int:

@@ -61,12 +61,20 @@ _SERIOUS = frozenset(
     )
 )
 
+_PASSING = frozenset((Code.SHUTTING_DOWN, Code.SLOW_DOWN, Code.SERVER_ERROR, Code.BAD_REQUEST))
+"""After these the session may be what it was."""
+
 
 def setback_of(code: str, message: str, retry_after: float, what: str) -> Setback:
     """What a refusal or a notice means for the next try: never sooner than the code allows."""
     least = _LEAST_PAUSE.get(Code(code), 0.0) if code in set(Code) else _AWAY_SECONDS
     seconds = min(max(least, retry_after), _MOST_SECONDS)
-    return Setback(f"{what}: {message or code} ({code})", seconds, serious=code in _SERIOUS)
+    return Setback(
+        f"{what}: {message or code} ({code})",
+        seconds,
+        serious=code in _SERIOUS,
+        final=code not in _PASSING,
+    )
 
 
 class Dialogue(Protocol):

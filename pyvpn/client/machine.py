@@ -24,11 +24,15 @@ from pyvpn.wire.messages import RegisterAnswer
 class Setback(Exception):
     """Why there is no tunnel now, and for how long the server asks not to be asked again."""
 
-    def __init__(self, why: str, seconds: float = 0.0, *, serious: bool = False) -> None:
+    def __init__(
+        self, why: str, seconds: float = 0.0, *, serious: bool = False, final: bool = False
+    ) -> None:
         super().__init__(why)
         self.seconds = seconds
         self.serious = serious
         """A person must do something: said as an error, not as a passing trouble."""
+        self.final = final
+        """The server itself has ended the session, so its tunnel is over, too."""
 
 
 class Link(Carrier, Protocol):

@@ -169,7 +169,7 @@ class ClientService(Service):
 
     def _tell_carrier(self, epoch: int, way: Way) -> None:
         link = self._link
-        if isinstance(link, ControlLink) and link.is_up:
+        if isinstance(link, ControlLink) and link is self.interface.session.link:
             word = ChosenCarrier(carrier=way.name.lower(), epoch=epoch)
             # Without an answer the connection is in trouble, which its heartbeat will notice.
             answer = link.ask(Command.CARRIER, word.to_bytes())
@@ -255,6 +255,8 @@ class ClientService(Service):
 
     def wait(self, setback: Setback) -> None:
         self._drop_link()
+        if setback.final and self.data is not None:
+            self.data.ended(str(setback))
         self._sent_away = setback.seconds > 0
         seconds = self._backoff.pause(setback.seconds)
         self.state = f"waiting: {setback}"

@@ -222,8 +222,8 @@ class Core:
         terms = offered(config, own)
         if terms != self.clients.terms:
             self.clients.offer(terms)
-            if self.wireguard is not None:
-                self.wireguard.offer(terms, config.wireguard.public_endpoints)
+        if self.wireguard is not None:
+            self.wireguard.offer(terms, config.wireguard.public_endpoints)
 
     # -- the accounts
 

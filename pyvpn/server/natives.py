@@ -52,6 +52,7 @@ class Natives:
         return (
             request.carrier == "udp"
             and isinstance(session.peer, Peer)
+            and session.peer is self._wireguard.peers.get(session.peer.public)
             and key_to_base64(session.peer.public) == request.wireguard_key
         )
 

@@ -118,8 +118,10 @@ class StockDevices:
         )
         peer.preshared_key = device.preshared_key or bytes(32)
         peer.mtu = self._mtu
+        if isinstance(peer.owner, Session):  # one of ours has named the same key
+            peer.owner.untie(peer)
         peer.owner = session
-        peer.is_native = False  # should one of ours have named the same key
+        peer.is_native = False
         self._router.add(session)
         session.attach(peer, self._now())
         self.sessions[device.id] = session

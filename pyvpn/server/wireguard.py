@@ -200,6 +200,8 @@ class WireGuardServer:
         """Tell from now on what *terms* say, and that we are at the *public* endpoints, too."""
         self._mtu = terms.mtu
         self._public = public
+        for peer in self.wireguard.peers.values():
+            peer.mtu = terms.mtu
         self.stock.offer(terms)
 
     def open(self, endpoints: Iterable[Endpoint]) -> None:

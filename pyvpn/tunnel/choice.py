@@ -124,9 +124,9 @@ class CarrierChoice:
         forgotten = agreement != self._agreement or peer is not self._peer
         self._agreement = agreement
         keep = not forgotten and self.by_udp
+        self._tied = False  # it may have been tied to another, or forgotten, meanwhile
         if peer is None:
-            self._peer = None
-            self._next = NEVER
+            self._let_go()
             self.why = "transport = tcp" if self._transport == Transport.TCP else "not offered"
         elif forgotten:
             self._begin(peer, now)
@@ -135,6 +135,15 @@ class CarrierChoice:
             self._session.heard = max(self._session.heard, now)
         else:
             self._session.join(link, now, keep=keep)
+        if keep:
+            # What was said while the registration was under way may have been undone by it.
+            self._say_udp(now)
+
+    def ended(self, why: str) -> None:
+        """The server has ended the session: no tunnel any more, until it takes us in again."""
+        self._let_go()
+        self._agreement = ""
+        self.why = why
 
     @property
     def hosts(self) -> list[bytes]:
@@ -162,19 +171,20 @@ class CarrierChoice:
         elif isinstance(message, TokenTaken):
             if message.token == self._token and not self._tied:
                 self._tied = True
-                self._move_to_udp("it answers", now)
+                if self.by_udp:
+                    self._settle()
+                else:
+                    self._move_to_udp("it answers", now)
         elif isinstance(message, EchoReply):
             asked = self._echoes.pop(message.id, None)
             if asked is None:
                 return
-            self._asked = 0
             if self.by_udp:
                 self._settle()
             elif self._tied and now - asked <= FRESH_SECONDS:
                 self._move_to_udp("it answers again", now)
-        elif isinstance(message, CarrierSet) and message.epoch == self._epoch:
+        elif isinstance(message, CarrierSet) and message.epoch == self._epoch and self.by_udp:
             self._unconfirmed = False
-            self._asked = 0
             self._settle()
 
     def doubted(self, now: float) -> None:
@@ -193,13 +203,15 @@ class CarrierChoice:
         if peer is None:
             return
         self._pause = FIRST_PROBE
-        self._asked = 0
+        peer.hurry(now)
         before = peer.endpoint
         for peer.endpoint in [path for path in self._paths if path != before][:MOST_AT_ONCE]:
             if self._tied:
                 self._echo(peer, now)
         peer.endpoint = before
-        self._next = now
+        if self._next == NEVER:  # else it is in doubt already, and stays so
+            self._asked = 0
+        self._next = min(self._next, now)
 
     # -- time
 
@@ -234,6 +246,8 @@ class CarrierChoice:
             return
         if self._asked >= ECHOES:
             self._take_turn(peer)  # nothing better is there: look for it elsewhere, too
+        if not self._tied:
+            self._send(peer, Token(self._token), now)
         if self._unconfirmed:
             self._send(peer, Carrier(self._epoch, Way.UDP), now)
         self._echo(peer, now)
@@ -264,9 +278,9 @@ class CarrierChoice:
         self._echoes.clear()
         self._asked = 0
         peer.down()
-        peer.up(now)
         self._turn = 0
         self._take_turn(peer)
+        peer.up(now)
         self._send(peer, Token(self._token), now)
         self._pause = FIRST_PROBE
         self._next = now + self._pause
@@ -279,8 +293,13 @@ class CarrierChoice:
             self._turn += 1
 
     def _settle(self) -> None:
-        """UDP carries and answers: look no more until there is a doubt."""
-        if not self._unconfirmed:
+        """UDP carries and answers: look no more until there is a doubt.
+
+        That something answers is not enough: the server must know the key for ours, and do as we
+        have chosen.
+        """
+        if self._tied and not self._unconfirmed:
+            self._asked = 0
             self._next = NEVER
 
     def _may_give_up(self) -> bool:
@@ -288,16 +307,35 @@ class CarrierChoice:
 
     def _move_to_udp(self, why: str, now: float) -> None:
         assert self._peer is not None
-        self._epoch += 1
         self.moves += 1
         self.why = why
         self._session.carrier = self._peer
         self._moved = now
+        self._say_udp(now)
+
+    def _say_udp(self, now: float) -> None:
+        """Have the server send by UDP; to be repeated until it says that it does."""
+        assert self._peer is not None
+        self._epoch += 1
         self._unconfirmed = True
         self._asked = 0
+        if not self._tied:
+            self._send(self._peer, Token(self._token), now)
         self._send(self._peer, Carrier(self._epoch, Way.UDP), now)
         self._tell(self._epoch, Way.UDP)
         self._next = now + ECHO_SECONDS
+
+    def _let_go(self) -> None:
+        """Do without the peer."""
+        peer, self._peer = self._peer, None
+        if peer is not None:
+            if self._session.carrier is peer:
+                self._session.carrier = None
+            if self._session.peer is peer:
+                self._session.peer = None
+            peer.down()
+        self._tied = self._unconfirmed = False
+        self._next = NEVER
 
     def _move_to_tcp(self, why: str, now: float) -> None:
         self._epoch += 1

@@ -71,14 +71,18 @@ class Claims:
     def prove(self, peer: Peer, token: bytes) -> Session | None:
         """Tie *peer*, through whose tunnel *token* came, to the session that was given the token.
 
-        None, and nothing changes, when that one has named another key, or nobody was given it.
+        None, and nothing changes, when that one has named another key, when nobody was given it,
+        or when the key is tied to another session whose device is connected: two devices with
+        one key would take it from each other for ever.
         """
         session = self._by_token.get(token)
         if session is None or self._claims[session][0] != peer.public or not peer.is_native:
             return None
         before = peer.owner
         if isinstance(before, Session) and before is not session:
-            _untie(before, peer)  # whoever holds the key is where it says, and only there
+            if before.link is not None:
+                return None
+            before.untie(peer)  # whoever holds the key is where it says, and only there
         peer.owner = session
         session.tie(peer)
         return session
@@ -99,13 +103,15 @@ class Claims:
         return len(payloads) - len(answers)
 
     def _answer_to(self, peer: Peer, message: NativeMessage | None) -> NativeMessage | None:
-        if isinstance(message, Echo):
-            return EchoReply(message.id, message.size)
         if isinstance(message, Token):
             proved = self.prove(peer, message.token)
             return None if proved is None else TokenTaken(message.token)
         session = peer.owner
-        if isinstance(message, Carrier) and isinstance(session, Session):
+        if not isinstance(session, Session):
+            return None  # what is answered would seem to work
+        if isinstance(message, Echo):
+            return EchoReply(message.id, message.size)
+        if isinstance(message, Carrier):
             session.choose(message.epoch, message.way == Way.UDP)
             if session.epoch == message.epoch:
                 return CarrierSet(message.epoch, message.way)
@@ -123,16 +129,9 @@ class Claims:
         sessions.discard(session)
         peer = self._wireguard.peers.get(public)
         if peer is not None and peer.owner is session:
-            _untie(session, peer)
+            peer.owner = None
+            session.untie(peer)
         if not sessions:
             del self._by_key[public]
             if peer is not None and peer.is_native and peer.owner is None:
                 self._wireguard.remove_peer(public)
-
-
-def _untie(session: Session, peer: Peer) -> None:
-    peer.owner = None
-    if session.carrier is peer:
-        session.carrier = session.link
-    if session.peer is peer:
-        session.peer = None

@@ -222,6 +222,12 @@ class Peer:
         """How many keypairs it has, at most three."""
         return sum(one is not None for one in (self.previous, self.current, self.next))
 
+    def hurry(self, now: float) -> None:
+        """Try again at once, if there is no key to send with: the network is another one."""
+        if not self._usable(now):
+            self._sent_handshake = LONG_AGO
+            self.initiate(now)
+
     def call_back(self, now: float) -> None:
         """Begin a handshake, with no packet to send: three tries, where a need gets eighteen."""
         self._attempts = MOST_RETRIES - 1

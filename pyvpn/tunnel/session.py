@@ -177,6 +177,13 @@ class Session:
             self.carrier = peer
         self.peer = peer
 
+    def untie(self, peer: TunnelPeer) -> None:
+        """Do without *peer*; what it carried rides the link again, if there is one."""
+        if self.carrier is peer:
+            self.carrier = self.link
+        if self.peer is peer:
+            self.peer = None
+
     def choose(self, epoch: int, by_peer: bool) -> bool:
         """Let packets leave by the peer, or by the link, as the client wishes.
 

@@ -26,6 +26,8 @@ from typing import NamedTuple
 from pyvpn.errors import Misuse
 
 TOKEN_BYTES = 16
+MOST_EPOCH = 2**53 - 1
+"""So that a JSON number can say it, too."""
 LEAST_ECHO = 12
 """Bytes of an echo without padding."""
 MOST_ECHO = 65_535
@@ -151,7 +153,7 @@ def _read_carrier(payload: bytes, length: int) -> Carrier | CarrierSet | None:
     if length != _CARRIER.size:
         return None
     kind, _, _, epoch, way = _CARRIER.unpack_from(payload)
-    if way not in (Way.TCP, Way.UDP):
+    if way not in (Way.TCP, Way.UDP) or epoch > MOST_EPOCH:
         return None
     return (Carrier if kind == Kind.CARRIER else CarrierSet)(epoch, Way(way))
 

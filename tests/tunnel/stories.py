@@ -128,21 +128,25 @@ class Story:
 
     # -- the control connection
 
-    def register(self, udp: bool = True) -> None:
-        """Connect and register; an old connection of the client is replaced."""
+    def register(self, udp: bool = True, stale: bool = False) -> None:
+        """Connect and register; an old connection of the client is replaced.
+
+        Args:
+            stale: it asked while its packets still went by TCP.
+        """
         now = self.net.now
         self.up, self.down = Line(self, True), Line(self, False)
-        self.session.join(
-            self.down, now, keep=self.choice.by_udp and self.session.peer is not None
-        )
+        peer = self.server.wg.peers.get(self.client.public)
+        keep = self.choice.by_udp and not stale and peer is not None and self.session.peer is peer
+        self.session.join(self.down, now, keep=keep)
         token = self.claims.claim(self.session, self.client.public, 1420) if udp else b""
-        peer = self.client.wg.add_peer(self.server.public) if udp else None
-        if peer is not None:
-            peer.is_native = True
-            peer.owner = self.client_session
+        server = self.client.wg.add_peer(self.server.public) if udp else None
+        if server is not None:
+            server.is_native = True
+            server.owner = self.client_session
         place = [self.server.place] if udp else []
         agreement, epoch = str(self.agreement), self.session.epoch
-        self.choice.registered(self.up, peer, place, agreement, token, epoch, now)
+        self.choice.registered(self.up, server, place, agreement, token, epoch, now)
         self.net.settle()
 
     def lose_link(self) -> None:

@@ -274,6 +274,68 @@ class LinkLossTests(SynchronousTestCase):
         self.assertTrue(story.choice.by_udp)
         self.assertLess(story.talk(10), 0.25)
 
+    def test_registrationOvertaken(self) -> None:
+        """A registration that was under way when UDP was taken up does not part the two ends."""
+        story = met()
+        story.register(stale=True)
+        story.run(1.5)
+        self.assertTrue(story.choice.by_udp)
+        self.assertIs(story.session.carrier, story.session.peer)
+        story.lose_link()
+        self.assertLess(story.talk(10), 0.25)
+
+    def test_peerLostAtTheServer(self) -> None:
+        """A tunnel that the server has lost is made anew with the next registration."""
+        story = met()
+        story.server.wg.remove_peer(story.client.public)
+        story.register()
+        story.talk(10)
+        self.assertLess(story.talk(10), 0.25)
+
+    def test_ended(self) -> None:
+        """A client that was sent away sends nothing more, until it is taken in again."""
+        story = met()
+        story.choice.ended("kicked")
+        story.lose_link()
+        before = len(story.client.sent)
+        story.talk(300, down=False)
+        self.assertEqual(before, len(story.client.sent))
+        self.assertEqual("kicked", story.choice.why)
+        story.register()
+        story.run(6)
+        self.assertTrue(story.choice.by_udp)
+
+    def test_restless(self) -> None:
+        """A network that changes every three seconds does not keep UDP that is dead."""
+        story = met()
+        story.block()
+        for _ in range(5):
+            story.talk(3)
+            story.choice.network_changed(story.net.now)
+        self.assertFalse(story.choice.by_udp)
+
+    def test_longAway(self) -> None:
+        """After an outage that the keys did not outlive the first packet is not kept waiting."""
+        story = met()
+        story.lose_link()
+        story.block()
+        story.talk(400)
+        for wait in 0.1, 1.3, 2.9, 4.4:
+            story.talk(wait)
+            story.unblock()
+            story.choice.network_changed(story.net.now)
+            self.assertLess(story.talk(3), 1.0)
+            story.block()
+            story.talk(200)
+
+    def test_serverThatSaysSo(self) -> None:
+        """A server that claims what was not asked does not end the looking."""
+        story = met()
+        story.block()
+        story.talk(12)
+        story.choice.received(CarrierSet(story.choice._epoch, Way.TCP), story.net.now)
+        self.assertLess(story.choice.next_due, story.net.now + 60)
+
     def test_networkChanged(self) -> None:
         """After a change the server hears from us at once, from wherever we are."""
         story = met()

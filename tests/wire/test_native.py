@@ -21,13 +21,14 @@ from pyvpn.wire.native import (
 )
 
 numbers = st.integers(0, 2**64 - 1)
+epochs = st.integers(0, 2**53 - 1)
 sizes = st.integers(12, 65_535)
 tokens = st.binary(min_size=16, max_size=16)
 messages: st.SearchStrategy[NativeMessage] = st.one_of(
     st.builds(Echo, numbers, sizes),
     st.builds(EchoReply, numbers, sizes),
-    st.builds(Carrier, numbers, st.sampled_from(Way)),
-    st.builds(CarrierSet, numbers, st.sampled_from(Way)),
+    st.builds(Carrier, epochs, st.sampled_from(Way)),
+    st.builds(CarrierSet, epochs, st.sampled_from(Way)),
     st.builds(Token, tokens),
     st.builds(TokenTaken, tokens),
 )
@@ -77,6 +78,7 @@ class NativeMessageTests(SynchronousTestCase):
             "0300000d 0000000000000009 00",
             "0300000d 0000000000000009 03",
             "0300000c 0000000000000009",
+            "0300000d 0020000000000000 01",
             "05000013 000102030405060708090a0b0c0d0e",
             "05000015 000102030405060708090a0b0c0d0e0f10",
         ):
