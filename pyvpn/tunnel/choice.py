@@ -135,6 +135,8 @@ class CarrierChoice:
             self._session.heard = max(self._session.heard, now)
         else:
             self._session.join(link, now, keep=keep)
+        if keep and peer is not None:
+            self._say_again(peer, now)
 
     def add_paths(self, paths: list[Path], most: int) -> None:
         """Know further places where the server may be, *most* of them in all."""
@@ -293,6 +295,17 @@ class CarrierChoice:
         self._send(self._peer, Carrier(self._epoch, Way.UDP), now)
         self._tell(self._epoch, Way.UDP)
         self._next = now + ECHO_SECONDS
+
+    def _say_again(self, peer: Peer, now: float) -> None:
+        """Packets stay with UDP; the server may have taken the new connection for their way.
+
+        So it does if they still rode the old one when we asked to be registered.
+        """
+        self._epoch += 1
+        self._unconfirmed = True
+        self._send(peer, Carrier(self._epoch, Way.UDP), now)
+        self._tell(self._epoch, Way.UDP)
+        self._next = min(self._next, now + ECHO_SECONDS)
 
     def _move_to_tcp(self, why: str, now: float) -> None:
         self._epoch += 1

@@ -128,13 +128,17 @@ class Story:
 
     # -- the control connection
 
-    def register(self, udp: bool = True) -> None:
-        """Connect and register; an old connection of the client is replaced."""
+    def register(self, udp: bool = True, carried: bool | None = None) -> None:
+        """Connect and register; an old connection of the client is replaced.
+
+        Args:
+            carried: whether the request says that packets go by UDP, when that was something else
+                than what they do now that the server reads it.
+        """
         now = self.net.now
         self.up, self.down = Line(self, True), Line(self, False)
-        self.session.join(
-            self.down, now, keep=self.choice.by_udp and self.session.peer is not None
-        )
+        said = self.choice.by_udp if carried is None else carried
+        self.session.join(self.down, now, keep=said and self.session.peer is not None)
         token = self.claims.claim(self.session, self.client.public, 1420) if udp else b""
         peer = self.client.wg.add_peer(self.server.public) if udp else None
         if peer is not None:
