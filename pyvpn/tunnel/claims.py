@@ -106,8 +106,10 @@ class Claims:
             return None if proved is None else TokenTaken(message.token)
         session = peer.owner
         if isinstance(message, Carrier) and isinstance(session, Session):
-            session.choose(message.epoch, message.way == Way.UDP)
-            if session.epoch == message.epoch:
+            by_peer = message.way == Way.UDP
+            session.choose(message.epoch, by_peer)
+            # Since the client said so, it may have come back by a connection that carries now.
+            if session.epoch == message.epoch and by_peer == (session.carrier is peer):
                 return CarrierSet(message.epoch, message.way)
         return None
 
