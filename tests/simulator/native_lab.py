@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from typing import Any
 
 from pyvpn.crypto.x25519 import StaticKey
-from pyvpn.testing.simulator.ends import PORT, MemoryTun, WireGuardEnd, load_of, packet_between
+from pyvpn.testing.simulator.ends import PORT, MemoryTun, WireGuardEnd, packet_between
 from pyvpn.testing.simulator.link import Conditions
 from pyvpn.testing.simulator.nat import Nat
-from pyvpn.testing.simulator.native_client import NativeClient
+from pyvpn.testing.simulator.native_client import MOST_BACKOFF, NativeClient
 from pyvpn.testing.simulator.native_server import NativeServer
 from pyvpn.testing.simulator.network import Host, Network
 from pyvpn.testing.simulator.tcp import TcpSettings
@@ -46,6 +46,8 @@ class Lab:
     Args:
         transport: of the native ones.
         natted: whether they are behind a NAT; then ``nats`` has one for each.
+        static: whether all native ones have the same WireGuard key.
+        most_backoff: the longest pause between two of their tries to connect.
     """
 
     def __init__(
@@ -58,6 +60,7 @@ class Lab:
         transport: Transport = Transport.AUTO,
         natted: bool = False,
         static: bool = False,
+        most_backoff: float = MOST_BACKOFF,
     ) -> None:
         self.network = Network(seed, conditions, tcp=TcpSettings(give_up=30))
         self.clock = self.network.clock
@@ -70,7 +73,13 @@ class Lab:
         self._serial = 0
         key = StaticKey(self.server.random(32)) if static else None
         self.natives = [
-            NativeClient(self.make_host(f"native{number}"), places, transport, static=key)
+            NativeClient(
+                self.make_host(f"native{number}"),
+                places,
+                transport,
+                static=key,
+                most_backoff=most_backoff,
+            )
             for number in range(natives)
         ]
         self.stocks = [
@@ -188,6 +197,31 @@ class Lab:
                 return float("inf")
         return self.clock.seconds() - began
 
+    def say_one(self, up: bool) -> None:
+        """Let the first client say something to the office, or be told something."""
+        inner = self.address(0)
+        self._serial += 1
+        load = self._serial.to_bytes(8, "big")
+        if up:
+            self.client.send(packet_between(inner, OFFICE, load))
+        else:
+            self.server.send(packet_between(OFFICE, inner, load))
+
+    def until_all_heard(self, seconds: float) -> float:
+        """Talk until a packet of each direction has arrived for everybody, as until_heard."""
+        began = self.clock.seconds()
+        flows = [_Flow(self, number) for number in range(len(self.clients))]
+        while flows:
+            for flow in flows:
+                flow.say(8)
+            self.clock.advance(EVERY)
+            for flow in flows:
+                flow.look(self.clock.seconds())
+            flows = [flow for flow in flows if not all(flow.talk.arrived)]
+            if self.clock.seconds() - began > seconds:
+                return float("inf")
+        return self.clock.seconds() - began
+
     # -- what must hold at the end
 
     def tuns(self) -> Iterator[MemoryTun]:
@@ -203,6 +237,17 @@ class Lab:
             for packet, times in Counter(_said(tun.packets)).items()
             if times > 1
         ]
+
+    def disagreements(self) -> list[str]:
+        """Clients of ours whose packets travel otherwise one way than the other."""
+        found = []
+        for client in self.natives:
+            session = self.server.session(client.name)
+            assert session is not None, f"{client} has no session"
+            by_udp = session.carrier is not None and session.carrier is session.peer
+            if session.carrier is None or by_udp != (client.carrier == "udp"):
+                found.append(f"{client}: {client.carrier}, the server: {session.carrier}")
+        return found
 
     def invented(self) -> set[bytes]:
         """What came out of a tunnel and never went in."""
@@ -246,8 +291,3 @@ class _Flow:
         gap = self.talk.gap
         self.look(self.lab.clock.seconds())
         self.talk.gap = gap
-
-
-def number_of(packet: bytes) -> int:
-    """The serial number of a packet of :meth:`Lab.say`."""
-    return int.from_bytes(load_of(packet), "big")

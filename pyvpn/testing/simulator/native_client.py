@@ -50,6 +50,7 @@ from pyvpn.wire.messages import (
 from pyvpn.wire.native import Way
 
 MOST_BACKOFF = 60.0
+"""Seconds, as the client's configuration has them."""
 
 
 class NativeClient:
@@ -62,6 +63,7 @@ class NativeClient:
             tried one after the other.
         name: as whom it logs in; the host's, if nothing is said.
         static: its WireGuard key, if it shall be a certain one.
+        most_backoff: the longest pause between two tries to connect.
     """
 
     def __init__(
@@ -72,7 +74,9 @@ class NativeClient:
         *,
         name: str = "",
         static: StaticKey | None = None,
+        most_backoff: float = MOST_BACKOFF,
     ) -> None:
+        self.most_backoff = most_backoff
         self.host = host
         self.clock = host.network.clock
         self.places = places
@@ -136,6 +140,12 @@ class NativeClient:
         return self._process.data
 
     @property
+    def session(self) -> Session:
+        """The server, as the running process sees it."""
+        assert self._process is not None
+        return self._process.session
+
+    @property
     def is_registered(self) -> bool:
         """Whether its control connection stands, as far as it knows."""
         return self._process is not None and self._process.session.link is not None
@@ -191,7 +201,7 @@ class _Process:
             end.counters,
             self._tell_carrier,
         )
-        self._backoff = Backoff(MOST_BACKOFF, lambda: int.from_bytes(end.random(4)) / 2**32)
+        self._backoff = Backoff(end.most_backoff, lambda: int.from_bytes(end.random(4)) / 2**32)
         self._course = make_course(self)
         self._heart = Heart(clock)
         self._link: ControlLink | None = None
