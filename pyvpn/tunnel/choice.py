@@ -35,6 +35,9 @@ ECHO_SECONDS = 1.0
 """Between two echoes while UDP is in doubt."""
 ECHOES = 4
 """So many without an answer, and UDP is given up: seven seconds with the three before them."""
+UNSURE, MOST_UNSURE = 2, 5
+"""After so many answers without the server's word that UDP carries, it may have heard of a later
+epoch than ours; after so many UDP is given up: it works, but not for us."""
 FRESH_SECONDS = 3.0
 """An answer proves the way only if the question is not older."""
 FIRST_PROBE = 1.0
@@ -83,6 +86,7 @@ class CarrierChoice:
         self._tied = False
         self._epoch = 0
         self._unconfirmed = False
+        self._unsure = 0  # echoes that were answered since, while our word was not
         self._echo_id = 0
         self._echoes: dict[int, float] = {}  # that are on their way, and since when
         self._asked = 0  # echoes since the last sign of life
@@ -166,6 +170,7 @@ class CarrierChoice:
                 return
             self._asked = 0
             if self.by_udp:
+                self._unsure += 1
                 self._settle()
             elif self._tied and now - asked <= FRESH_SECONDS:
                 self._move_to_udp("it answers again", now)
@@ -178,6 +183,7 @@ class CarrierChoice:
         """Data was sent by UDP and nothing came for a while, or the server says that of us."""
         if self.by_udp and self._next == NEVER:
             self._asked = 0
+            self._doubt()
             self._next = now
 
     def network_changed(self, now: float) -> None:
@@ -229,9 +235,17 @@ class CarrierChoice:
         if self._asked >= ECHOES and self._may_give_up():
             self._move_to_tcp("UDP does not answer", now)
             return
+        if self._unconfirmed and self._unsure >= MOST_UNSURE and self._may_give_up():
+            self._tied = False
+            self._move_to_tcp("the server does not take what comes by UDP for ours", now)
+            return
         if self._asked >= ECHOES:
             self._take_turn(peer)  # nothing better is there: look for it elsewhere, too
         if self._unconfirmed:
+            self._send(peer, Token(self._token), now)  # whose key it is may be what is in doubt
+            if self._unsure >= UNSURE:
+                self._epoch += 1
+                self._tell(self._epoch, Way.UDP)
             self._send(peer, Carrier(self._epoch, Way.UDP), now)
         self._echo(peer, now)
         self._asked += 1
@@ -280,6 +294,11 @@ class CarrierChoice:
         if not self._unconfirmed:
             self._next = NEVER
 
+    def _doubt(self) -> None:
+        """Believe that UDP carries when the server says so again."""
+        self._unconfirmed = True
+        self._unsure = 0
+
     def _may_give_up(self) -> bool:
         return self._session.link is not None and self._transport != Transport.UDP
 
@@ -290,7 +309,7 @@ class CarrierChoice:
         self.why = why
         self._session.carrier = self._peer
         self._moved = now
-        self._unconfirmed = True
+        self._doubt()
         self._asked = 0
         self._send(self._peer, Carrier(self._epoch, Way.UDP), now)
         self._tell(self._epoch, Way.UDP)
@@ -302,7 +321,7 @@ class CarrierChoice:
         So it does if they still rode the old one when we asked to be registered.
         """
         self._epoch += 1
-        self._unconfirmed = True
+        self._doubt()
         self._send(peer, Carrier(self._epoch, Way.UDP), now)
         self._tell(self._epoch, Way.UDP)
         self._next = min(self._next, now + ECHO_SECONDS)

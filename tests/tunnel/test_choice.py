@@ -235,38 +235,6 @@ class LinkLossTests(SynchronousTestCase):
         self.assertEqual(handshakes, len(story.client.of_kind(INITIATION)))
         self.assertEqual(1, story.choice.moves)
 
-    def test_movedWhileRegistering(self) -> None:
-        """A client that took up UDP after it had asked to be registered uses it both ways."""
-        story = met()
-        story.block()
-        story.talk(12)
-        story.lose_link()
-        story.unblock()
-        story.talk(10)
-        self.assertTrue(story.choice.by_udp)
-        story.register(carried=False)
-        story.run(2)
-        self.assertIs(story.session.carrier, story.session.peer)
-        story.lose_link()
-        self.assertLess(story.talk(10), 0.25)
-
-    def test_saidAgainUntilHeard(self) -> None:
-        """A word on the carrier that was lost by both ways is said until the server has heard."""
-        story = met()
-        story.lose_link()
-        story.block()
-        story.choice._tell = lambda epoch, way: None  # the connection does not deliver, as yet
-        story.register(carried=False)
-        story.run(2)
-        self.assertIs(story.session.carrier, story.down)
-        story.unblock()
-        story.run(2)
-        self.assertIs(story.session.carrier, story.session.peer)
-        self.assertEqual(1, story.choice.moves)
-        before = len(story.client.sent)
-        story.run(1)
-        self.assertEqual(before, len(story.client.sent))
-
     def test_straggler(self) -> None:
         """What the old connection still says, or its end, is nobody's."""
         story = met()
