@@ -28,9 +28,9 @@ from pyvpn.net.clockwork import Clockwork
 from pyvpn.net.control import ControlLink
 from pyvpn.testing.simulator.clock import ProcessClock
 from pyvpn.testing.simulator.ends import EPOCH, MemoryTun
+from pyvpn.testing.simulator.native_port import SimPort
 from pyvpn.testing.simulator.network import Host
 from pyvpn.testing.simulator.trace import Place
-from pyvpn.testing.simulator.udp import UdpPort
 from pyvpn.tunnel.backoff import Backoff
 from pyvpn.tunnel.choice import Transport
 from pyvpn.tunnel.counters import Counters
@@ -38,7 +38,6 @@ from pyvpn.tunnel.prefixes import Prefixes
 from pyvpn.tunnel.router import Router
 from pyvpn.tunnel.session import Session
 from pyvpn.wire.command import VERSION, Command
-from pyvpn.wire.datagram import Path
 from pyvpn.wire.messages import (
     ChosenCarrier,
     LogIn,
@@ -116,9 +115,12 @@ class NativeClient:
 
     def leave(self) -> None:
         """Say goodbye and end."""
-        if self._process is not None:
-            self._process.stop()
-            self.kill()
+        process, self._process = self._process, None
+        if process is not None:
+            self._floor = process.stamps.last
+            process.stop()
+            process.data.close()
+            process.clock.kill()  # what it has said is on its way
 
     @property
     def is_running(self) -> bool:
@@ -213,7 +215,7 @@ class _Process:
         self._turn = 0
 
     def _make_port(self, clockwork: Clockwork, counters: Counters) -> Port:
-        return _SimPort(self.end.host, clockwork)
+        return SimPort(self.end.host, clockwork)
 
     def _tell_carrier(self, epoch: int, way: Way) -> None:
         link = self._link
@@ -384,32 +386,3 @@ class _Process:
     def _drop_proof(self) -> None:
         if self._proof is not None and self._proof.active():
             self._proof.cancel()
-
-
-class _SimPort:
-    """A port of a simulated host as the data channel wants it."""
-
-    def __init__(self, host: Host, clockwork: Clockwork) -> None:
-        self._host = host
-        self._clockwork = clockwork
-        self._opened: UdpPort | None = None
-
-    @property
-    def port(self) -> int:
-        return 0 if self._opened is None else self._opened.port
-
-    def open(self, port: int) -> int:
-        self._opened = self._host.udp(port, self._clockwork.runs_received)
-        return self._opened.port
-
-    def close(self) -> None:
-        if self._opened is not None:
-            self._opened.close()
-            self._opened = None
-
-    def send_datagrams(self, datagrams: list[bytes], path: Path, tos: int) -> int:
-        return 0 if self._opened is None else self._opened.send_datagrams(datagrams, path, tos)
-
-    def send_replies(self, replies: list[tuple[bytes, Path]]) -> None:
-        if self._opened is not None:
-            self._opened.send_replies(replies)
