@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import socket
-import time
 from base64 import b64decode
 from binascii import Error as NoBase64
 from collections.abc import Callable
 from ipaddress import IPv4Address, IPv6Address, ip_address
-from pathlib import Path as File
 from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred
@@ -17,15 +14,11 @@ from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 
 from pyvpn.client.lookup import look_up
-from pyvpn.config import ClientConfig, Endpoint
-from pyvpn.crypto.tai64n import Stamps, reserve, tai64n
+from pyvpn.client.outside import Outside
+from pyvpn.config import Endpoint
 from pyvpn.crypto.x25519 import key_from_base64, key_to_base64
-from pyvpn.errors import HostError, PyvpnError
+from pyvpn.errors import HostError
 from pyvpn.net.clockwork import Clockwork
-from pyvpn.net.private_files import read_private, write_private
-from pyvpn.net.process import boottime
-from pyvpn.net.udp import UdpPort
-from pyvpn.net.wireguard_key import load_or_make_wireguard_key
 from pyvpn.tunnel.choice import CarrierChoice, Transport
 from pyvpn.tunnel.counters import Counters, Drop
 from pyvpn.tunnel.peer import Peer
@@ -41,10 +34,6 @@ _log = Logger()
 KEEPALIVE_SECONDS = 25
 """A router on the way forgets a silent client after 30 s at the earliest."""
 MOST_PLACES = 16
-RESERVE_SECONDS = 600.0
-"""How far ahead of the clock our timestamps are reserved: so often at most that is written."""
-
-STAMP_FILE = "wireguard.stamp"
 
 IpAddress = IPv4Address | IPv6Address
 
@@ -53,51 +42,45 @@ class DataChannel:
     """What a client has of UDP.
 
     Args:
-        config: says whether UDP may be used, and the mark that keeps it out of the tunnel.
+        transport: says whether UDP may be used, and whether anything else.
+        outside: the machine that it runs on.
         router: takes what arrives for *session*.
         tell: says a choice by the control connection, if there is one.
-
-    Raises:
-        ConfigError: the key in the state directory is none, or is open to others.
-        HostError: it cannot be read or written.
     """
 
     def __init__(
         self,
         reactor: Any,
-        config: ClientConfig,
+        transport: Transport,
+        outside: Outside,
         router: Router,
         session: Session,
         counters: Counters,
         tell: Callable[[int, Way], None],
     ) -> None:
         self._reactor = reactor
+        self._outside = outside
+        self._now = outside.now
         self._router = router
         self._session = session
         self._counters = counters
-        self._stamp_file = config.state_dir / STAMP_FILE
-        self._stamps = Stamps(time.time, _stamp_on_file(self._stamp_file))
-        self._reserved = self._half = b""
-        self._static = load_or_make_wireguard_key(config.state_dir)
-        self.transport = Transport(config.transport)
+        self.transport = transport
         self._told: tuple[bool, str] | None = None
-        self.choice = CarrierChoice(session, self.transport, tell)
-        self.wireguard: WireGuard
-        self._port: UdpPort
-        self._mark = config.tunnel.fwmark
+        self._last_stamp = b""
+        self.choice = CarrierChoice(session, transport, tell)
         self.wireguard = WireGuard(
             self,
             self._deliver,
-            random=os.urandom,
-            stamps=self._stamps,
-            unix=time.time,
+            random=outside.random,
+            stamps=outside.stamps,
+            unix=outside.unix,
             counters=counters,
             native=self._native,
             doubted=self._doubted,
         )
-        self.wireguard.set_private_key(self._static.private)
-        self.clockwork = Clockwork(reactor, self.wireguard, boottime)
-        self._port = UdpPort(reactor, self.clockwork, counters, mark=self._mark)
+        self.wireguard.set_private_key(outside.static.private)
+        self.clockwork = Clockwork(reactor, self.wireguard, self._now)
+        self._port = outside.make_port(self.clockwork, counters)
         self._alarm: IDelayedCall | None = None
         self._resolving: list[Deferred[Any]] = []
 
@@ -106,7 +89,9 @@ class DataChannel:
     @property
     def public(self) -> str:
         """Our WireGuard key in base64, as a registration names it; empty: none, we shall not."""
-        return "" if self.transport == Transport.TCP else key_to_base64(self._static.public)
+        return (
+            "" if self.transport == Transport.TCP else key_to_base64(self._outside.static.public)
+        )
 
     @property
     def places(self) -> tuple[str, ...]:
@@ -133,7 +118,7 @@ class DataChannel:
             server: where *link* leads.
             names: where the server is said to be; their addresses are tried, too.
         """
-        now = boottime()
+        now = self._now()
         peer = self._peer_of(offer, mtu)
         token = _token_of(offer)
         places = [] if peer is None else _places(offer, server)
@@ -153,7 +138,7 @@ class DataChannel:
 
     def link_lost(self, link: Any) -> None:
         """The control connection is no more."""
-        self.choice.link_lost(link, boottime())
+        self.choice.link_lost(link, self._now())
         self._look()
 
     def ended(self, why: str) -> None:
@@ -162,26 +147,27 @@ class DataChannel:
 
     def network_changed(self) -> None:
         """Addresses or routes are others than before, or this machine has slept."""
-        self.choice.network_changed(boottime())
+        self.choice.network_changed(self._now())
         self._look()
 
     def doubted(self) -> None:
         """The server asks whether we are there: what it sends by UDP goes unanswered."""
-        self.choice.doubted(boottime())
+        self.choice.doubted(self._now())
         self._look()
 
     def arm(self) -> None:
         """To be called after packets were given to the session."""
         self.clockwork.arm()
-        if self._stamps.last > self._half:
-            self._reserve()
+        if self._outside.stamps.last is not self._last_stamp:
+            self._last_stamp = self._outside.stamps.last
+            self._outside.reserve()
         due = self.choice.next_due
         if self._alarm is not None and self._alarm.active():
-            if self._alarm.getTime() - self._reactor.seconds() <= due - boottime():
+            if self._alarm.getTime() - self._reactor.seconds() <= due - self._now():
                 return
             self._alarm.cancel()
         if due != float("inf") and self._port.port:
-            self._alarm = self._reactor.callLater(max(0.0, due - boottime()), self._look)
+            self._alarm = self._reactor.callLater(max(0.0, due - self._now()), self._look)
 
     def send_datagrams(self, datagrams: list[bytes], path: Path, tos: int) -> int:
         return self._port.send_datagrams(datagrams, path, tos)
@@ -218,7 +204,7 @@ class DataChannel:
             except HostError as error:
                 _log.warn("without UDP: {error}", error=str(error))
                 return False
-        self._reserve()
+        self._outside.reserve()
         return True
 
     def _peer_of(self, offer: RegisterAnswer, mtu: int) -> Peer | None:
@@ -257,12 +243,12 @@ class DataChannel:
 
     def _look(self) -> None:
         try:
-            self._reserve()
-            self.choice.tick(boottime())
+            self._outside.reserve()
+            self.choice.tick(self._now())
             self._say()
         except Exception:  # noqa: BLE001 - else nobody would look again
             _log.failure("the data channel met a bug of ours")
-            self.choice.put_off(boottime())
+            self.choice.put_off(self._now())
         self.arm()
 
     def _say(self) -> None:
@@ -298,34 +284,6 @@ class DataChannel:
         for each in self._resolving:
             each.cancel()
         self._resolving.clear()
-
-    def _reserve(self) -> None:
-        """Write down a timestamp that we have not reached, before we reach it."""
-        wanted = max(tai64n(time.time()), self._stamps.last)
-        if reserve(wanted, RESERVE_SECONDS / 2) > self._reserved:
-            self._reserved = reserve(wanted, RESERVE_SECONDS)
-            self._half = reserve(wanted, RESERVE_SECONDS / 2)
-            try:
-                write_private(self._stamp_file, self._reserved.hex().encode() + b"\n")
-            except HostError as error:
-                _log.warn("{error}", error=str(error))
-
-
-def _stamp_on_file(path: File) -> bytes:
-    """The timestamp that an earlier process may have reached; empty if there was none.
-
-    One that is no timestamp counts as none: what the clock says then is later, as a rule.
-    """
-    data = read_private(path)
-    if data is None:
-        return b""
-    try:
-        stamp = bytes.fromhex(data.decode("ascii"))
-        Stamps(time.time, stamp)
-    except (ValueError, PyvpnError):
-        _log.warn("{file} holds no timestamp: begun anew", file=str(path))
-        return b""
-    return stamp
 
 
 def _token_of(offer: RegisterAnswer) -> bytes:

@@ -31,6 +31,7 @@ from pyvpn.client.dialogue import (
 from pyvpn.client.heart import Heart
 from pyvpn.client.interface import TunnelInterface, outer_address
 from pyvpn.client.machine import Link, Setback, make_course
+from pyvpn.client.outside import this_machine
 from pyvpn.client.plain_link import PlainUdpLink
 from pyvpn.client.plain_udp import PlainUdpDialogue
 from pyvpn.client.refusals import Refusals
@@ -48,6 +49,7 @@ from pyvpn.net.process import (
 )
 from pyvpn.net.threads import DaemonThreads
 from pyvpn.tunnel.backoff import Backoff
+from pyvpn.tunnel.choice import Transport
 from pyvpn.tunnel.counters import Counters
 from pyvpn.wire.command import Command
 from pyvpn.wire.messages import Answer, ChosenCarrier, Code, Notice, RegisterAnswer, Settings
@@ -137,7 +139,8 @@ class ClientService(Service):
         if not config.plain:
             self.data = DataChannel(
                 self.reactor,
-                config,
+                Transport(config.transport),
+                this_machine(self.reactor, config),
                 self.interface.router,
                 self.interface.session,
                 self.counters,

@@ -31,6 +31,7 @@ class Natives:
     Args:
         endpoints: says where we speak WireGuard, as :class:`RegisterAnswer` tells it.
         mtu: says how many bytes an inner packet has at most.
+        random: returns so many random bytes.
     """
 
     def __init__(
@@ -39,8 +40,10 @@ class Natives:
         counters: Counters,
         endpoints: Callable[[], tuple[str, ...]],
         mtu: Callable[[], int],
+        random: Callable[[int], bytes] = os.urandom,
     ) -> None:
-        self.claims = Claims(wireguard, os.urandom)
+        self.claims = Claims(wireguard, random)
+        self._random = random
         self._wireguard = wireguard
         self._counters = counters
         self._endpoints = endpoints
@@ -71,7 +74,7 @@ class Natives:
         token = self.claims.claim(session, public, self._mtu())
         agreement = self._agreements.get(session)
         if agreement is None:
-            agreement = b64encode(os.urandom(_AGREEMENT_BYTES)).decode()
+            agreement = b64encode(self._random(_AGREEMENT_BYTES)).decode()
             self._agreements[session] = agreement
         return replace(
             answer,

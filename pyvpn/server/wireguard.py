@@ -141,6 +141,8 @@ class WireGuardServer:
         lease: gives the addresses of a device, by its number.
         now: CLOCK_BOOTTIME seconds.
         unix: wall clock seconds.
+        random: returns so many random bytes.
+        ports: the way out, unless it is this machine's.
     """
 
     def __init__(
@@ -157,8 +159,10 @@ class WireGuardServer:
         terms: Terms,
         now: Callable[[], float],
         unix: Callable[[], float],
+        random: Callable[[int], bytes] = os.urandom,
+        ports: Ports | None = None,
     ) -> None:
-        self.ports = Ports(counters)
+        self.ports = Ports(counters) if ports is None else ports
         self._reactor = reactor
         self._store = store
         self._storage = storage
@@ -167,7 +171,7 @@ class WireGuardServer:
         self.wireguard = WireGuard(
             self.ports,
             self._deliver,
-            random=os.urandom,
+            random=random,
             stamps=stamps,
             unix=unix,
             counters=counters,
@@ -176,7 +180,7 @@ class WireGuardServer:
             doubted=lambda peer, at: self.natives.doubted(peer, at),
         )
         self._router = router
-        self.natives = Natives(self.wireguard, counters, self._places, lambda: self._mtu)
+        self.natives = Natives(self.wireguard, counters, self._places, lambda: self._mtu, random)
         self._mtu = terms.mtu
         self._public: tuple[Endpoint, ...] = ()
         self.wireguard.set_private_key(static.private)

@@ -191,6 +191,7 @@ class CarrierChoice:
         """Data was sent by UDP and nothing came for a while, or the server says that of us."""
         if self.by_udp and self._next == NEVER:
             self._asked = 0
+            self._unconfirmed = True  # whatever answers, the server's own word is wanted
             self._next = now
 
     def network_changed(self, now: float) -> None:

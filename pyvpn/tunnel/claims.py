@@ -112,8 +112,10 @@ class Claims:
         if isinstance(message, Echo):
             return EchoReply(message.id, message.size)
         if isinstance(message, Carrier):
-            session.choose(message.epoch, message.way == Way.UDP)
-            if session.epoch == message.epoch:
+            by_peer = message.way == Way.UDP
+            session.choose(message.epoch, by_peer)
+            # Since the client said so, it may have come back by a connection that carries now.
+            if session.epoch == message.epoch and by_peer == (session.carrier is peer):
                 return CarrierSet(message.epoch, message.way)
         return None
 

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from pyvpn.client.data_channel import MOST_PLACES, _places, _ports, _stamp_on_file, _token_of
+from pyvpn.client.data_channel import MOST_PLACES, _places, _ports, _token_of
+from pyvpn.client.outside import _stamp_on_file
 from pyvpn.crypto.tai64n import tai64n
 from pyvpn.net.private_files import write_private
 from pyvpn.wire.datagram import Path

@@ -128,16 +128,18 @@ class Story:
 
     # -- the control connection
 
-    def register(self, udp: bool = True, stale: bool = False) -> None:
+    def register(self, udp: bool = True, carried: bool | None = None) -> None:
         """Connect and register; an old connection of the client is replaced.
 
         Args:
-            stale: it asked while its packets still went by TCP.
+            carried: whether the request says that packets go by UDP, when that was something else
+                than what they do now that the server reads it.
         """
         now = self.net.now
         self.up, self.down = Line(self, True), Line(self, False)
+        said = self.choice.by_udp if carried is None else carried
         peer = self.server.wg.peers.get(self.client.public)
-        keep = self.choice.by_udp and not stale and peer is not None and self.session.peer is peer
+        keep = said and peer is not None and self.session.peer is peer
         self.session.join(self.down, now, keep=keep)
         token = self.claims.claim(self.session, self.client.public, 1420) if udp else b""
         server = self.client.wg.add_peer(self.server.public) if udp else None

@@ -277,7 +277,7 @@ class LinkLossTests(SynchronousTestCase):
     def test_registrationOvertaken(self) -> None:
         """A registration that was under way when UDP was taken up does not part the two ends."""
         story = met()
-        story.register(stale=True)
+        story.register(carried=False)
         story.run(1.5)
         self.assertTrue(story.choice.by_udp)
         self.assertIs(story.session.carrier, story.session.peer)

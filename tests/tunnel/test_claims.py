@@ -109,6 +109,18 @@ class ClaimTests(SynchronousTestCase):
         self.assertIsNone(self.story.session.peer)
         self.assertIs(self.story.session.carrier, self.story.down)
 
+    def test_confirmedOnlyIfSo(self) -> None:
+        """A word on the carrier is confirmed again and again, but not once it does not hold."""
+        self.begin()
+        session, client = self.story.session, self.story.client
+        peer = self.story.server.wg.peers[client.public]
+        word = Carrier(session.epoch, Way.UDP).to_bytes()
+        self.assertEqual(0, self.claims.received(peer, [word, word], self.net.now))
+        assert self.story.down is not None
+        session.join(self.story.down, self.net.now)  # another connection of the client has come
+        self.assertEqual(1, self.claims.received(peer, [word], self.net.now))
+        self.assertIs(session.carrier, self.story.down)
+
     def test_notMovedByStrangers(self) -> None:
         """Before the key is tied, a word on the carrier means nothing."""
         story = self.story

@@ -39,6 +39,10 @@ class Conditions:
     """Larger packets vanish, and nobody is told; 0: none do."""
     cut: bool = False
     """Nothing passes."""
+    no_udp: bool = False
+    """No datagram passes."""
+    no_tcp: bool = False
+    """No stream passes."""
 
     def __post_init__(self) -> None:
         for name in ("loss", "duplicate", "reorder", "corrupt"):
@@ -70,7 +74,7 @@ class Link:
     def carry(self, packet: Packet, now: float) -> list[tuple[float, Packet]] | Event:
         """Return when what arrives of *packet* arrives; or why nothing does."""
         conditions, random = self.conditions, self._random
-        if conditions.cut:
+        if conditions.cut or (conditions.no_udp if packet.protocol == 17 else conditions.no_tcp):
             return Event.CUT
         if conditions.max_size and packet.size > conditions.max_size:
             return Event.TOO_BIG
