@@ -6,7 +6,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: help demo demo-faults lab test fuzz lint types coverage news clean
+.PHONY: help demo demo-faults lab test soak fuzz lint types coverage news clean
 .DELETE_ON_ERROR:
 
 help:
@@ -14,7 +14,8 @@ help:
 	@echo 'make demo-faults  a download that survives what happens to networks, shown likewise'
 	@echo 'make lab       the same lab, with the VPN up, left running for you to play in'
 	@echo 'make test      all tests: unit and live under pytest, the unit tests under trial too'
-	@echo 'make fuzz      a million changed inputs for everything that reads datagrams (RUNS=...)'
+	@echo 'make soak      the live tests at their full length, which takes hours (KILLS=...)'
+	@echo 'make fuzz      a million changed inputs for everything that reads what strangers send (RUNS=...)'
 	@echo 'make lint      ruff: faults and format'
 	@echo 'make types     mypy, strict'
 	@echo 'make coverage  the unit tests again, with the lines and branches they miss'
@@ -46,6 +47,11 @@ test: $(VENV)/test
 	then echo "... passed: the same $$trial tests."; \
 	else echo "... trial ran $$trial, pytest $$pytest: is one not a SynchronousTestCase?"; exit 1; \
 	fi
+
+# Hours: long floods, many kills, ten minutes of silence, fifty flaps, thousands of sessions.
+soak: KILLS = 20
+soak: $(VENV)/test
+	PYVPN_KILLS=$(KILLS) $(BIN)/python -m pytest -s tests/live
 
 # The same bytes each time; SEED=... tries others.
 fuzz: RUNS = 1000000

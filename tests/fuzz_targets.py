@@ -20,7 +20,19 @@ from pyvpn.wire import plain_udp
 from pyvpn.wire.datagram import INITIATION, RESPONSE, Path, kind_of
 from pyvpn.wire.icmp import unreachable
 from pyvpn.wire.ip import decapsulated, ecn_of, endpoints_of, trimmed
+from pyvpn.wire.native import (
+    Carrier,
+    CarrierSet,
+    Echo,
+    EchoReply,
+    Token,
+    TokenTaken,
+    Way,
+    parse,
+)
+from pyvpn.wire.segments import VNET_SIZE, cut, join
 from tests.tunnel.packets import packed, packet
+from tests.tunnel.stories import Story
 from tests.tunnel.wires import End, Pair, Sent, hello
 from tests.wg.devices import Host, Net
 
@@ -309,10 +321,78 @@ class PlainUdp:
             assert data == self.PASSWORD, "let in without the password"
 
 
+class Native:
+    """What a client of ours, and whoever has its keys, says inside its tunnel."""
+
+    def __init__(self) -> None:
+        self.story = Story()
+        self.story.register()
+        self.story.run(0.2)
+        peer = self.story.session.peer
+        assert isinstance(peer, Peer)
+        self.peer = peer
+        token = self.story.claims.claim(self.story.session, self.peer.public, 1420)
+        said = (
+            Echo(7),
+            Echo(7, 600),
+            EchoReply(7, 12),
+            Carrier(0, Way.UDP),
+            CarrierSet(1, Way.UDP),
+        )
+        self.corpus = [each.to_bytes() for each in (*said, Token(token), TokenTaken(bytes(16)))]
+        self.tokens = [bytes((kind, 0)) for kind in range(16)] + [b"\0\x0c", b"\xff" * 8]
+
+    def run(self, data: bytes, number: int) -> None:
+        story, now = self.story, self.story.net.now
+        session, server = story.session, story.server
+        epoch, owner = session.epoch, self.peer.owner
+        before = len(server.sent)
+        answered = 1 - story.claims.received(self.peer, [data], now)
+        answers = server.sent[before:]
+        assert len(answers) == answered, "answers"
+        assert all(len(one.datagram) <= len(data) + 48 for one in answers), "a larger answer"
+        assert session.epoch >= epoch, "back to an old epoch"
+        assert session.carrier in (session.peer, session.link), "no carrier of its own"
+        assert self.peer.owner is owner, "another owner"
+        if number & 1:
+            by_udp = story.choice.by_udp
+            story.choice.received(parse(data), now)
+            assert story.choice.by_udp == by_udp, "moved by what nobody asked"
+        del server.sent[before:]
+        story.client.sent.clear()
+        story.net.flying.clear()
+
+
+class Segments:
+    """Packets that enter the TUN together, and what a TUN hands out."""
+
+    def __init__(self) -> None:
+        self.corpus = [packet("10.0.0.1", "10.0.0.2", bytes(size)) for size in (0, 20, 600)]
+        tcp = bytes.fromhex("0050c350000000010000000250100200 00000000")
+        for source, destination in ("10.0.0.1", "10.0.0.2"), ("fd00::1", "fd00::2"):
+            one = packet(source, destination, tcp + bytes(100))
+            self.corpus.append(one[:9] + b"\x06" + one[10:] if one[0] >> 4 == 4 else one)
+            self.corpus.append(bytes((1, 1, 0, 0, 50, 0, 20, 0, 16, 0)) + self.corpus[-1])
+        self.tokens = [b"\x45\0", b"\x60\0\0\0", b"\x06", b"\x11", b"\0" * 10, b"\xff\xff"]
+
+    def run(self, data: bytes, number: int) -> None:
+        for one in cut(data):
+            assert len(one) <= len(data) - VNET_SIZE, "more than there was"
+        other = self.corpus[number % len(self.corpus)]
+        packets = [other, data, data, other]
+        inside: list[bytes] = []
+        for pieces, joined in join(packets, datagrams=number & 1 == 0):
+            assert pieces, "nothing to write"
+            inside += joined
+        assert sorted(inside) == sorted(packets), "lost, or twice"
+
+
 TARGETS: dict[str, Callable[[], Target]] = {
     "datagrams": Datagrams,
     "inner": Inner,
     "ip": Ip,
     "uapi": Uapi,
     "plain_udp": PlainUdp,
+    "native": Native,
+    "segments": Segments,
 }

@@ -7,6 +7,9 @@ handshake delays anybody's packets.
 
 Nothing here raises because of a datagram.  What is refused is counted with its reason.
 
+(A long file: data and handshakes share the indices, and what may be done before a check is seen
+only where all checks are.)
+
 Sources: the WireGuard paper; the Linux kernel's ``receive.c``.
 """
 
