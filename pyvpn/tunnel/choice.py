@@ -89,6 +89,7 @@ class CarrierChoice:
         self._next = NEVER
         self._pause = FIRST_PROBE
         self._moved = float("-inf")  # to UDP
+        self._probed = float("-inf")
 
     # -- what happens
 
@@ -169,12 +170,15 @@ class CarrierChoice:
         if isinstance(message, Echo):
             peer.send_packets([EchoReply(message.id, message.size).to_bytes()], now)
         elif isinstance(message, TokenTaken):
-            if message.token == self._token and not self._tied:
-                self._tied = True
-                if self.by_udp:
-                    self._settle()
-                else:
-                    self._move_to_udp("it answers", now)
+            if message.token != self._token:
+                return
+            first, self._tied = not self._tied, True
+            if self.by_udp:
+                self._settle()
+            elif first:
+                self._move_to_udp("it answers", now)
+            elif now - self._probed <= FRESH_SECONDS:
+                self._move_to_udp("it answers again", now)
         elif isinstance(message, EchoReply):
             asked = self._echoes.pop(message.id, None)
             if asked is None:
@@ -247,9 +251,8 @@ class CarrierChoice:
             return
         if self._asked >= ECHOES:
             self._take_turn(peer)  # nothing better is there: look for it elsewhere, too
-        if not self._tied:
-            self._send(peer, Token(self._token), now)
-        if self._unconfirmed:
+        if self._unconfirmed or not self._tied:
+            self._send(peer, Token(self._token), now)  # whose key it is may be what is in doubt
             self._send(peer, Carrier(self._epoch, Way.UDP), now)
         self._echo(peer, now)
         self._asked += 1
@@ -259,10 +262,11 @@ class CarrierChoice:
         """UDP does not carry: see whether it might."""
         if peer.staged:
             peer.initiate(now)
-        elif self._tied:
-            self._echo(peer, now)
         else:
-            self._send(peer, Token(self._token), now)
+            self._probed = now
+            self._send(peer, Token(self._token), now)  # the server may have untied the key
+            if self._tied:
+                self._echo(peer, now)
         self._take_turn(peer)
         self._next = now + self._pause
         self._pause = min(2 * self._pause, LAST_PROBE)

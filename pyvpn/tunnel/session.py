@@ -71,6 +71,7 @@ class Session:
         "reachable",
         "sources",
         "user",
+        "wants_peer",
     )
 
     def __init__(
@@ -98,6 +99,8 @@ class Session:
         """Its WireGuard peer, once the key is proved to be its own."""
         self.epoch = 0
         """Of the client's latest word on the carrier; a lower one is from the past."""
+        self.wants_peer = False
+        """What that word was."""
         self.packets_in = 0
         """Packets from it that passed every check."""
         self.bytes_in = 0
@@ -167,13 +170,14 @@ class Session:
         self.heard = max(self.heard, now)
         if not (keep and self.peer is not None):
             self.carrier = link
+            self.wants_peer = False
         elif self.carrier is not self.peer:
             self.carrier = self.peer
         return None if previous is link else previous
 
     def tie(self, peer: TunnelPeer) -> None:
-        """Know *peer* for our own; it carries when the client says so."""
-        if self.peer is not None and self.carrier is self.peer:
+        """Know *peer* for our own; it carries if the client's latest word was that, or will be."""
+        if self.wants_peer:
             self.carrier = peer
         self.peer = peer
 
@@ -193,6 +197,7 @@ class Session:
         if epoch <= self.epoch or (by_peer and self.peer is None):
             return False
         self.epoch = epoch
+        self.wants_peer = by_peer
         self.carrier = self.peer if by_peer else self.link
         return True
 

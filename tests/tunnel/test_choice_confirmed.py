@@ -5,6 +5,7 @@ from __future__ import annotations
 from twisted.trial.unittest import SynchronousTestCase
 
 from pyvpn.tunnel.peer import Peer
+from tests.tunnel.stories import Line
 from tests.tunnel.test_choice import met
 
 
@@ -50,26 +51,31 @@ class ConfirmationTests(SynchronousTestCase):
             peer, other = story.session.peer, story.make_session(8, "10.73.0.3")
             assert isinstance(peer, Peer)
             token = story.claims.claim(other, story.client.public, 1420)
+            story.lose_link()  # else ours is the better right
             story.claims.prove(peer, token)
             story.claims.end(other)
             self.assertIsNone(story.session.peer)
-            if not link:
-                story.lose_link()
+            if link:
+                story.register()
             self.assertLess(story.talk(20), 10.0)
             self.assertLess(story.talk(20), 0.25)
             self.assertIs(story.session.carrier, peer)
             self.assertTrue(story.choice.by_udp)
 
     def test_rival(self) -> None:
-        """So they do while another device, with the same key, has the tunnel."""
+        """They take the connection while another device, with the same key, has the tunnel."""
         story = met()
         peer, other = story.session.peer, story.make_session(8, "10.73.0.3")
         assert isinstance(peer, Peer)
+        story.lose_link()
         story.claims.prove(peer, story.claims.claim(other, story.client.public, 1420))
+        other.join(Line(story, False), story.net.now)
         self.assertTrue(other.choose(story.session.epoch, True))
+        story.register()
         self.assertLess(story.talk(20), 10.0)
-        self.assertIs(story.session.carrier, peer)
-        self.assertIsNone(other.peer)
+        self.assertLess(story.talk(20), 0.25)
+        self.assertIs(story.session.carrier, story.down)
+        self.assertIs(peer, other.peer)
 
     def test_notOurs(self) -> None:
         """UDP that answers and does not know us is given up, and tried again now and then."""
