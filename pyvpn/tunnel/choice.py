@@ -1,9 +1,9 @@
 """Which carrier a client uses: UDP while it answers, its control connection while it does not.
 
 The client alone decides, for both directions, and says so with a growing epoch.  Packets ride the
-control connection (``tcp``) until a message of ours has come back through the tunnel just now;
-then they go by UDP, until that stays silent.  Nothing else moves the carrier: not a heartbeat, not
-a handshake, not a straggler in a socket's buffer.
+control connection (``tcp``) until an echo as large as packets are has come back through the tunnel
+just now; then they go by UDP, until that stays silent.  Nothing else moves the carrier: not a
+heartbeat, not a handshake, not a straggler in a socket's buffer.
 
 How silence is told from having nothing to say: when data was sent and nothing came for three
 seconds, echoes are sent, one a second; after four without a sign of life UDP is given up.  The
@@ -21,6 +21,7 @@ from pyvpn.tunnel.session import Carrier as CarrierOfPackets
 from pyvpn.tunnel.session import Session
 from pyvpn.wire.datagram import Path
 from pyvpn.wire.native import (
+    LEAST_ECHO,
     Carrier,
     CarrierSet,
     Echo,
@@ -89,7 +90,8 @@ class CarrierChoice:
         self._next = NEVER
         self._pause = FIRST_PROBE
         self._moved = float("-inf")  # to UDP
-        self._probed = float("-inf")
+        self._has_carried = False  # since the tunnel was begun
+        self._unanswered = False
 
     # -- what happens
 
@@ -172,21 +174,23 @@ class CarrierChoice:
         elif isinstance(message, TokenTaken):
             if message.token != self._token:
                 return
-            first, self._tied = not self._tied, True
             if self.by_udp:
+                self._tied = True
                 self._settle()
-            elif first:
-                self._move_to_udp("it answers", now)
-            elif now - self._probed <= FRESH_SECONDS:
-                self._move_to_udp("it answers again", now)
+            elif not self._tied:
+                self._tied = True
+                self._echo(peer, now)
+            elif any(now - asked >= ECHO_SECONDS for asked in self._echoes.values()):
+                self.why = "UDP answers, and loses large packets"
         elif isinstance(message, EchoReply):
             asked = self._echoes.pop(message.id, None)
             if asked is None:
                 return
             if self.by_udp:
+                self._unanswered = False
                 self._settle()
             elif self._tied and now - asked <= FRESH_SECONDS:
-                self._move_to_udp("it answers again", now)
+                self._move_to_udp("it answers again" if self._has_carried else "it answers", now)
         elif isinstance(message, CarrierSet) and message.epoch == self._epoch and self.by_udp:
             self._unconfirmed = False
             self._settle()
@@ -195,7 +199,7 @@ class CarrierChoice:
         """Data was sent by UDP and nothing came for a while, or the server says that of us."""
         if self.by_udp and self._next == NEVER:
             self._asked = 0
-            self._unconfirmed = True  # whatever answers, the server's own word is wanted
+            self._unconfirmed = self._unanswered = True
             self._next = now
 
     def network_changed(self, now: float) -> None:
@@ -216,6 +220,7 @@ class CarrierChoice:
         peer.endpoint = before
         if self._next == NEVER:  # else it is in doubt already, and stays so
             self._asked = 0
+            self._unanswered = True
         self._next = min(self._next, now)
 
     # -- time
@@ -263,7 +268,6 @@ class CarrierChoice:
         if peer.staged:
             peer.initiate(now)
         else:
-            self._probed = now
             self._send(peer, Token(self._token), now)  # the server may have untied the key
             if self._tied:
                 self._echo(peer, now)
@@ -279,7 +283,7 @@ class CarrierChoice:
             self._session.carrier = None
         self._peer = peer
         self._session.peer = peer
-        self._tied = self._unconfirmed = False
+        self._tied = self._unconfirmed = self._has_carried = False
         self._echoes.clear()
         self._asked = 0
         peer.down()
@@ -300,10 +304,10 @@ class CarrierChoice:
     def _settle(self) -> None:
         """UDP carries and answers: look no more until there is a doubt.
 
-        That something answers is not enough: the server must know the key for ours, and do as we
-        have chosen.
+        That something answers is not enough: the server must know the key for ours, do as we have
+        chosen, and packets of full size must come through.
         """
-        if self._tied and not self._unconfirmed:
+        if self._tied and not self._unconfirmed and not self._unanswered:
             self._asked = 0
             self._next = NEVER
 
@@ -315,6 +319,7 @@ class CarrierChoice:
         self.moves += 1
         self.why = why
         self._session.carrier = self._peer
+        self._has_carried = True
         self._moved = now
         self._say_udp(now)
 
@@ -322,12 +327,13 @@ class CarrierChoice:
         """Have the server send by UDP; to be repeated until it says that it does."""
         assert self._peer is not None
         self._epoch += 1
-        self._unconfirmed = True
+        self._unconfirmed = self._unanswered = True
         self._asked = 0
         if not self._tied:
             self._send(self._peer, Token(self._token), now)
         self._send(self._peer, Carrier(self._epoch, Way.UDP), now)
         self._tell(self._epoch, Way.UDP)
+        self._echo(self._peer, now)
         self._next = now + ECHO_SECONDS
 
     def _let_go(self) -> None:
@@ -356,11 +362,17 @@ class CarrierChoice:
         self._next = now + self._pause
 
     def _echo(self, peer: Peer, now: float) -> None:
+        """Ask for an answer, with a message as large as packets are; so is the answer.
+
+        Where large datagrams are lost, and fragments of them, too, packets had better go by TCP;
+        unless there is no choice.
+        """
         if peer.staged:
             return  # a handshake is under way; its end is what we wait for
         self._echo_id += 1
         self._echoes[self._echo_id] = now
-        self._send(peer, Echo(self._echo_id), now)
+        size = LEAST_ECHO if self._transport == Transport.UDP else max(LEAST_ECHO, peer.mtu)
+        self._send(peer, Echo(self._echo_id, size), now)
 
     def _send(self, peer: Peer, message: NativeMessage, now: float) -> None:
         peer.send_packets([message.to_bytes()], now)

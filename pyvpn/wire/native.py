@@ -9,7 +9,7 @@ never send it one.  All numbers are big endian::
 message      kind  body                            who sends it
 ===========  ====  ==============================  =============================================
 echo         1     id (8), zeros                   either, to see whether anything comes through
-echo reply   2     id (8), size of the echo (2)    either, at once
+echo reply   2     id (8), size of the echo (2)    either, at once, padded to that size
 carrier      3     epoch (8), carrier (1)          the client: how packets shall travel
 carrier set  4     the same                        the server: so it is
 token        5     token (16)                      the client: which registration this key is of
@@ -72,13 +72,14 @@ class Echo(NamedTuple):
 
 
 class EchoReply(NamedTuple):
-    """It came through."""
+    """It came through; padded to the size of the echo, so that this shows the way back, too."""
 
     id: int
     size: int
 
     def to_bytes(self) -> bytes:
-        return _ECHO_REPLY.pack(Kind.ECHO_REPLY, 0, _ECHO_REPLY.size, self.id, self.size)
+        reply = _ECHO_REPLY.pack(Kind.ECHO_REPLY, 0, _ECHO_REPLY.size, self.id, self.size)
+        return reply.ljust(self.size, b"\0")
 
 
 class Carrier(NamedTuple):

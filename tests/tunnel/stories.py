@@ -146,6 +146,7 @@ class Story:
         if server is not None:
             server.is_native = True
             server.owner = self.client_session
+            server.mtu = 1420
         place = [self.server.place] if udp else []
         agreement, epoch = str(self.agreement), self.session.epoch
         self.choice.registered(self.up, server, place, agreement, token, epoch, now)

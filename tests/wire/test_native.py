@@ -50,7 +50,8 @@ class NativeMessageTests(SynchronousTestCase):
         for message, wanted in (
             (Echo(7), "0100000c 0000000000000007"),
             (Echo(7, 14), "0100000e 0000000000000007 0000"),
-            (EchoReply(7, 1400), "0200000e 0000000000000007 0578"),
+            (EchoReply(7, 12), "0200000e 0000000000000007 000c"),
+            (EchoReply(7, 16), "0200000e 0000000000000007 0010 0000"),
             (Carrier(9, Way.UDP), "0300000d 0000000000000009 02"),
             (CarrierSet(9, Way.TCP), "0400000d 0000000000000009 01"),
             (Token(bytes(range(16))), "05000014 000102030405060708090a0b0c0d0e0f"),
@@ -62,7 +63,8 @@ class NativeMessageTests(SynchronousTestCase):
     def test_cut(self, message: NativeMessage, data: st.DataObject) -> None:
         """A message that ends too soon is none."""
         whole = message.to_bytes()
-        self.assertIsNone(parse(whole[: data.draw(st.integers(0, len(whole) - 1))]))
+        length = int.from_bytes(whole[2:4], "big")
+        self.assertIsNone(parse(whole[: data.draw(st.integers(0, length - 1))]))
 
     def test_everyFieldWrong(self) -> None:
         """Kinds that do not exist, a byte that is not 0, lengths that do not fit, other ways."""
