@@ -19,7 +19,7 @@ from pyvpn.config import Endpoint
 from pyvpn.crypto.x25519 import key_from_base64, key_to_base64
 from pyvpn.errors import HostError
 from pyvpn.net.clockwork import Clockwork
-from pyvpn.tunnel.choice import CarrierChoice, Transport
+from pyvpn.tunnel.choice import NOT_YET, CarrierChoice, Transport
 from pyvpn.tunnel.counters import Counters, Drop
 from pyvpn.tunnel.peer import Peer
 from pyvpn.tunnel.router import Router
@@ -254,7 +254,7 @@ class DataChannel:
     def _say(self) -> None:
         """Log a change of the carrier, once."""
         state = (self.choice.by_udp, self.choice.why)
-        if state != self._told and self._session.carrier is not None:
+        if state != self._told and self._session.carrier is not None and state[1] != NOT_YET:
             self._told = state
             _log.info("{what}", what=self.describe())
 

@@ -25,11 +25,16 @@ SECOND_NETWORK = "198.18.9.2"
 
 @contextmanager
 def blocked(
-    lab: Lab, protocol: str = "udp", *, up: bool = True, down: bool = True
+    lab: Lab, protocol: str = "udp", *, up: bool = True, down: bool = True, larger_than: int = 0
 ) -> Iterator[None]:
-    """Lose all packets of *protocol* (udp, tcp) at the home's router, in these directions."""
+    """Lose packets of *protocol* (udp, tcp) at the home's router, in these directions.
+
+    Args:
+        larger_than: lose only those with more bytes than this, and say nothing.
+    """
     ways = [name for name, lost in (("lan", up), ("wan", down)) if lost]
-    rules = "\n".join(f'iifname "{way}" meta l4proto {protocol} drop' for way in ways)
+    what = f"meta l4proto {protocol} meta length > {larger_than} drop"
+    rules = "\n".join(f'iifname "{way}" {what}' for way in ways)
     lab.run("router", ["nft", "-f", "-"], input=_BLOCK.format(rules=rules))
     try:
         yield

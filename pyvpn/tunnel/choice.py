@@ -49,6 +49,8 @@ MOST_EPOCH = 2**52
 """Moving every microsecond for a century does not bring one so far."""
 
 NEVER = float("inf")
+NOT_YET = "UDP has not answered yet"
+"""Why packets go by TCP for the first moments, which is not worth a word."""
 
 
 class Transport(StrEnum):
@@ -293,7 +295,7 @@ class CarrierChoice:
         self._send(peer, Token(self._token), now)
         self._pause = FIRST_PROBE
         self._next = now + self._pause
-        self.why = "UDP has not answered yet"
+        self.why = NOT_YET
 
     def _take_turn(self, peer: Peer) -> None:
         """Send to the next of the places where the server may be."""
