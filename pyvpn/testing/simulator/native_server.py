@@ -6,6 +6,7 @@ Log-in is by name alone: no password is hashed and no certificate signed.  Strea
 from __future__ import annotations
 
 import sqlite3
+import weakref
 from collections.abc import Callable, Iterable
 from ipaddress import IPv4Interface, ip_network
 from pathlib import Path as File
@@ -233,6 +234,7 @@ class MemoryStore(Store):
     def __init__(self) -> None:
         self._path = File("the store in memory")
         self._db = sqlite3.connect(":memory:", isolation_level=None)
+        weakref.finalize(self, self._db.close)  # a simulation ends when nobody looks any more
         self._db.executescript(SCHEMA)
         self._open()
 
