@@ -385,6 +385,8 @@ def _way(session: Session) -> str:
     """How its packets travel, in words."""
     if session.carrier is None:
         return ", not connected"
+    if session.link is None and session.heard == float("inf"):
+        return ""  # a stock app: always by UDP
     return ", by UDP" if isinstance(session.carrier, Peer) else ", by TCP"
 
 

@@ -126,6 +126,11 @@ class Faults(Demonstration):
         stage.command(phone, "wg-quick up phone0.conf")
         go = ["env", "WG_QUICK_USERSPACE_IMPLEMENTATION=wireguard-go"]
         lab.run(phone, [*go, "wg-quick", "up", str(conf)])
+        # The server looks for new devices once a second, and an app asks every five.
+        began = time.monotonic()
+        while not self._pings(phone, OFFICE_ADDRESS, patience=0.5):
+            if time.monotonic() - began > 12:
+                raise HostError("no answer from the office within 12 s")
         self._show_ping(phone, OFFICE_ADDRESS)
         lab.run(phone, ["wg-quick", "down", str(conf)])
 

@@ -94,6 +94,7 @@ class CarrierChoice:
         self._moved = float("-inf")  # to UDP
         self._has_carried = False  # since the tunnel was begun
         self._unanswered = False
+        self._small_ones = 0  # that were answered since a large one was
 
     # -- what happens
 
@@ -182,12 +183,15 @@ class CarrierChoice:
             elif not self._tied:
                 self._tied = True
                 self._echo(peer, now)
-            elif any(now - asked >= ECHO_SECONDS for asked in self._echoes.values()):
-                self.why = "UDP answers, and loses large packets"
+            else:
+                self._small_ones += 1
+                if self._small_ones > 1:  # the first echo may be on its way
+                    self.why = "UDP answers, and loses large packets"
         elif isinstance(message, EchoReply):
             asked = self._echoes.pop(message.id, None)
             if asked is None:
                 return
+            self._small_ones = 0
             if self.by_udp:
                 self._unanswered = False
                 self._settle()
@@ -357,6 +361,7 @@ class CarrierChoice:
         self._unconfirmed = False
         self._asked = 0
         self._session.carrier = self._session.link
+        self._small_ones = 0
         self._tell(self._epoch, Way.TCP)
         # Where it stays silent again and again as soon as it carries, it is asked more seldom.
         lasted = now - self._moved
