@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from pyvpn.wire.datagram import Path
@@ -101,3 +101,21 @@ def tos_ancillary(version: int, tos: int) -> Ancillary:
     if version == 4:
         return [(socket.IPPROTO_IP, socket.IP_TOS, _INT.pack(tos))]
     return [(socket.IPPROTO_IPV6, socket.IPV6_TCLASS, _INT.pack(tos))]
+
+
+def runs_of_equals(datagrams: list[bytes]) -> Iterator[list[bytes]]:
+    """Cut *datagrams* into runs that the kernel takes as one, in order.
+
+    All of a run have one size, but for the last, which may be shorter.
+    """
+    first, count = 0, len(datagrams)
+    while first < count:
+        size = len(datagrams[first])
+        after = first + 1
+        most = min(count, first + min(MOST_SEGMENTS, MOST_AT_ONCE // max(1, size)))
+        while after < most and len(datagrams[after]) == size:
+            after += 1
+        if after < most and len(datagrams[after]) < size:
+            after += 1
+        yield datagrams[first:after]
+        first = after

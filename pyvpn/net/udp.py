@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import errno
 import socket
-from collections.abc import Iterator
 from enum import StrEnum
 from typing import Any
 
@@ -28,9 +27,8 @@ from pyvpn.errors import HostError, Misuse
 from pyvpn.interfaces import IDatagramSink
 from pyvpn.net import bpf
 from pyvpn.net.ancillary import (
-    MOST_AT_ONCE,
-    MOST_SEGMENTS,
     Ancillary,
+    runs_of_equals,
     segment_ancillary,
     source_ancillary,
     tos_ancillary,
@@ -387,21 +385,3 @@ class UdpPort:
 
     def _refused(self, error: OSError, n: int = 1) -> None:
         self._counters.drop(_SEND_ERRORS.get(error.errno, UdpDrop.FAILED), n)
-
-
-def runs_of_equals(datagrams: list[bytes]) -> Iterator[list[bytes]]:
-    """Cut *datagrams* into runs that the kernel takes as one, in order.
-
-    All of a run have one size, but for the last, which may be shorter.
-    """
-    first, count = 0, len(datagrams)
-    while first < count:
-        size = len(datagrams[first])
-        after = first + 1
-        most = min(count, first + min(MOST_SEGMENTS, MOST_AT_ONCE // max(1, size)))
-        while after < most and len(datagrams[after]) == size:
-            after += 1
-        if after < most and len(datagrams[after]) < size:
-            after += 1
-        yield datagrams[first:after]
-        first = after

@@ -4,6 +4,8 @@ A connection climbs three steps, and each has a time limit: TLS and version (10 
 (20 s), registration (20 s).  Before log-in nothing but log-in is answered; before registration
 no packet passes.  The *session* is the device's: a new connection of the same device takes it
 over, and whatever the old one still says changes nothing.
+
+(A long file: every rule of who may take whose place is between two of these steps.)
 """
 
 from __future__ import annotations

@@ -13,8 +13,13 @@ from hypothesis import strategies as st
 from pyroute2 import IPRoute
 from twisted.trial.unittest import SynchronousTestCase
 
-from pyvpn.net.ancillary import MOST_AT_ONCE, segment_ancillary, segment_size
-from pyvpn.net.udp import DATA_BATCH, runs_of_equals
+from pyvpn.net.ancillary import (
+    MOST_AT_ONCE,
+    runs_of_equals,
+    segment_ancillary,
+    segment_size,
+)
+from pyvpn.net.udp import DATA_BATCH
 from tests.net.udp_case import INITIATION, UdpCase, data
 from tests.net.udp_systems import (
     LOOPBACK,
