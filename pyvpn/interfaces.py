@@ -44,6 +44,12 @@ class IDatagramSink(Interface):
         kernel took; the others are dropped and counted.  Never raises, never blocks.
         """
 
+    def send_whole(datagram: bytes, path: Path) -> bool:
+        """Send *datagram* so that nobody on the way may fragment it, however large it is.
+
+        Returns whether the kernel took it; it does not if its own interface is narrower.
+        """
+
     def send_replies(replies: list[tuple[bytes, Path]]) -> None:
         """Send each datagram along its own path, and remember nothing of it.
 

@@ -19,7 +19,7 @@ from pyvpn.config import Endpoint
 from pyvpn.crypto.x25519 import key_from_base64, key_to_base64
 from pyvpn.errors import HostError
 from pyvpn.net.clockwork import Clockwork
-from pyvpn.tunnel.choice import NOT_YET, CarrierChoice, Transport
+from pyvpn.tunnel.choice import NEVER, NOT_YET, CarrierChoice, Transport
 from pyvpn.tunnel.counters import Counters, Drop
 from pyvpn.tunnel.peer import Peer
 from pyvpn.tunnel.router import Router
@@ -56,7 +56,7 @@ class DataChannel:
         router: Router,
         session: Session,
         counters: Counters,
-        tell: Callable[[int, Way], None],
+        tell: Callable[[int, Way, int], None],
     ) -> None:
         self._reactor = reactor
         self._outside = outside
@@ -65,7 +65,7 @@ class DataChannel:
         self._session = session
         self._counters = counters
         self.transport = transport
-        self._told: tuple[bool, str] | None = None
+        self._told: tuple[bool, str, int] | None = None
         self._last_stamp = b""
         self.choice = CarrierChoice(session, transport, tell)
         self.wireguard = WireGuard(
@@ -161,16 +161,20 @@ class DataChannel:
         if self._outside.stamps.last is not self._last_stamp:
             self._last_stamp = self._outside.stamps.last
             self._outside.reserve()
+        self.choice.used(self._now())
         due = self.choice.next_due
         if self._alarm is not None and self._alarm.active():
             if self._alarm.getTime() - self._reactor.seconds() <= due - self._now():
                 return
             self._alarm.cancel()
-        if due != float("inf") and self._port.port:
+        if due != NEVER and self._port.port:
             self._alarm = self._reactor.callLater(max(0.0, due - self._now()), self._look)
 
     def send_datagrams(self, datagrams: list[bytes], path: Path, tos: int) -> int:
         return self._port.send_datagrams(datagrams, path, tos)
+
+    def send_whole(self, datagram: bytes, path: Path) -> bool:
+        return self._port.send_whole(datagram, path)
 
     def send_replies(self, replies: list[tuple[bytes, Path]]) -> None:
         self._port.send_replies(replies)
@@ -184,7 +188,8 @@ class DataChannel:
             return f"packets go by TCP (TLS): {self.choice.why}"
         peer = session.carrier
         assert isinstance(peer, Peer)
-        return f"packets go by UDP to {peer.endpoint}: {self.choice.why}"
+        narrow = f", none larger than {session.path_mtu} bytes" if session.path_mtu else ""
+        return f"packets go by UDP to {peer.endpoint}: {self.choice.why}{narrow}"
 
     def close(self) -> None:
         """Send and receive nothing any more."""
@@ -226,6 +231,8 @@ class DataChannel:
 
     def _deliver(self, peer: Peer, packets: list[bytes], now: float) -> None:
         self._router.packets_from_session(self._session, packets, now)
+        if self.choice.next_due == NEVER:
+            self.arm()
 
     def _native(self, peer: Peer, payloads: list[bytes], now: float) -> None:
         for payload in payloads:
@@ -253,7 +260,7 @@ class DataChannel:
 
     def _say(self) -> None:
         """Log a change of the carrier, once."""
-        state = (self.choice.by_udp, self.choice.why)
+        state = (self.choice.by_udp, self.choice.why, self._session.path_mtu)
         if state != self._told and self._session.carrier is not None and state[1] != NOT_YET:
             self._told = state
             _log.info("{what}", what=self.describe())

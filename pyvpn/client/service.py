@@ -170,10 +170,10 @@ class ClientService(Service):
         data = self.data
         return ("", "tcp") if data is None else (data.public, data.carrier)
 
-    def _tell_carrier(self, epoch: int, way: Way) -> None:
+    def _tell_carrier(self, epoch: int, way: Way, mtu: int) -> None:
         link = self._link
         if isinstance(link, ControlLink) and link is self.interface.session.link:
-            word = ChosenCarrier(carrier=way.name.lower(), epoch=epoch)
+            word = ChosenCarrier(carrier=way.name.lower(), epoch=epoch, mtu=mtu)
             # Without an answer the connection is in trouble, which its heartbeat will notice.
             answer = link.ask(Command.CARRIER, word.to_bytes())
             answer.addErrback(lambda failure: failure.trap(PeerError) and None)

@@ -42,6 +42,9 @@ from zope.interface import implementer
 from pyvpn.errors import HostError
 from pyvpn.net.threads import DaemonThreads
 
+SEGMENT_BYTES = 1220
+"""TCP's MSS, for both directions: it fits the least of IPv6 (1280 bytes), so the connection comes
+through where larger packets vanish without a word (TCP hangs there in the TLS handshake)."""
 USER_TIMEOUT_SECONDS = 30
 """For how long sent bytes may stay unacknowledged before the kernel ends the connection."""
 
@@ -66,6 +69,7 @@ def prepare_socket(sock: socket.socket, mark: int) -> None:
     """
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # heartbeats measure time
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, USER_TIMEOUT_SECONDS * 1000)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, SEGMENT_BYTES)
     mark_socket(sock, mark)
 
 

@@ -35,6 +35,7 @@ from pyvpn.tunnel.router import Router
 from pyvpn.tunnel.session import Session
 from pyvpn.wire.command import Command
 from pyvpn.wire.messages import Answer, ChosenCarrier, Code, LogInAnswer, Notice, Register
+from pyvpn.wire.native import LEAST_MTU
 
 _log = Logger()
 
@@ -93,6 +94,7 @@ class Clients:
         self._router = router
         self._counters = counters
         self._visits: dict[ControlLink, Visit] = {}
+        self._connections = 0  # since we began
         self._owners: dict[int, User] = {}  # by device: as whom its session logged in
         self._reachable = terms.reachable()
         self._registering = DeferredLock()  # one grant at a time: committed before the next
@@ -101,7 +103,8 @@ class Clients:
 
     def connected(self, link: ControlLink) -> None:
         source, place = self._source_of(link)
-        self._visits[link] = Visit(source, place)
+        self._connections += 1
+        self._visits[link] = Visit(source, place, self._connections)
         link.expect_within(SECURE_SECONDS, "TLS handshake")
         self._admit(link, source)
 
@@ -170,6 +173,8 @@ class Clients:
         visit = self._visits.pop(link)
         session = visit.session
         if session is not None and session.detach(link):
+            # What the client has said of it may be on its way; nothing else is there, anyway.
+            session.carrier = session.peer
             _log.info(
                 "{name}: connection lost ({reason}), {what}",
                 name=session.name,
@@ -243,11 +248,21 @@ class Clients:
         if link.is_closed:
             self._let_go(device)
             return b""
+        if self._is_late(visit, device):
+            # What a process said that is no more, overtaken by what came after it.
+            link.end_after_answer(PeerError("the device is here by a later connection"))
+            return _refusal(Code.REPLACED, "the device is here by a later connection")
         session = self._attach(link, visit, current, device, lease, request)
         answer = self.terms.answer(lease)
         if self.natives is not None:
             answer = self.natives.welcome(session, request, answer)
         return answer.to_bytes()
+
+    def _is_late(self, visit: Visit, device: Device) -> bool:
+        """Whether *device* is here by a connection that was made after that of *visit*."""
+        session = self.sessions.get(device.id)
+        link = None if session is None else session.link
+        return isinstance(link, ControlLink) and self._visits[link].number > visit.number
 
     async def _unchanged(self, user: User, device: Device) -> bool:
         """Whether the account is as it was before the disk was busy with the lease of *device*.
@@ -325,7 +340,9 @@ class Clients:
             return _refusal(Code.BAD_REQUEST, str(error))
         if chosen.carrier not in _CARRIERS:
             return _refusal(Code.BAD_REQUEST, "carrier is tcp or udp")
-        session.choose(chosen.epoch, chosen.carrier == "udp")
+        if 0 < chosen.mtu < LEAST_MTU:
+            return _refusal(Code.BAD_REQUEST, f"mtu is 0, or {LEAST_MTU} or more")
+        session.choose(chosen.epoch, chosen.carrier == "udp", chosen.mtu)
         return Answer(success=True, code=Code.OK).to_bytes()
 
     # -- what the service does with sessions

@@ -16,6 +16,8 @@ class Visit:
     """Packed address of the far end; None behind a trusted relay."""
     place: str
     """The same for people."""
+    number: int
+    """Later connections have higher ones."""
     user: User | None = None
     """Set once somebody has logged in."""
     device: Device | None = None

@@ -102,6 +102,10 @@ class Ports:
             self._counters.drop(UdpDrop.NO_SOCKET, len(datagrams))
         return max((port.send_datagrams(datagrams, path, tos) for port in ports), default=0)
 
+    def send_whole(self, datagram: bytes, path: Path) -> bool:
+        port = self._ports[0] if len(self._ports) == 1 else self._heard_at.get(path.key)
+        return port is not None and port.send_whole(datagram, path)
+
     def send_replies(self, replies: list[tuple[bytes, Path]]) -> None:
         if len(self._ports) == 1:
             self._ports[0].send_replies(replies)

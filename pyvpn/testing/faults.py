@@ -19,27 +19,61 @@ table inet blocked {{
     }}
 }}
 """
+_SILENCE = """
+table inet silence {
+    chain fragments {
+        type filter hook prerouting priority raw - 150;
+        ip frag-off & 0x3fff != 0 drop
+        exthdr frag exists drop
+    }
+    chain words {
+        type filter hook output priority filter;
+        icmp type destination-unreachable drop
+        icmpv6 type packet-too-big drop
+    }
+}
+"""
+_NARROW = (("router", "wan"), ("internet", "home"))
 SECOND_NETWORK = "198.18.9.2"
 """The laptop's address in the network that :func:`move` takes it to."""
 
 
 @contextmanager
 def blocked(
-    lab: Lab, protocol: str = "udp", *, up: bool = True, down: bool = True, larger_than: int = 0
+    lab: Lab, protocol: str = "udp", *, up: bool = True, down: bool = True
 ) -> Iterator[None]:
-    """Lose packets of *protocol* (udp, tcp) at the home's router, in these directions.
-
-    Args:
-        larger_than: lose only those with more bytes than this, and say nothing.
-    """
+    """Lose packets of *protocol* (udp, tcp) at the home's router, in these directions."""
     ways = [name for name, lost in (("lan", up), ("wan", down)) if lost]
-    what = f"meta l4proto {protocol} meta length > {larger_than} drop"
+    what = f"meta l4proto {protocol} drop"
     rules = "\n".join(f'iifname "{way}" {what}' for way in ways)
     lab.run("router", ["nft", "-f", "-"], input=_BLOCK.format(rules=rules))
     try:
         yield
     finally:
         lab.run("router", ["nft", "delete", "table", "inet", "blocked"])
+
+
+@contextmanager
+def narrow(lab: Lab, mtu: int, *, silently: bool = False) -> Iterator[None]:
+    """Let packets of at most *mtu* bytes pass between the home and the internet.
+
+    Larger ones are fragmented, or their senders are told.
+
+    Args:
+        silently: neither of both: nobody is told, and fragments are lost.
+    """
+    if silently:
+        for host, _ in _NARROW:
+            lab.run(host, ["nft", "-f", "-"], input=_SILENCE)
+    for host, interface in _NARROW:
+        ip("-n", host, "link", "set", interface, "mtu", str(mtu))
+    try:
+        yield
+    finally:
+        for host, interface in _NARROW:
+            ip("-n", host, "link", "set", interface, "mtu", "1500")
+            if silently:
+                lab.run(host, ["nft", "delete", "table", "inet", "silence"])
 
 
 def renumber_home(lab: Lab, last: int) -> None:

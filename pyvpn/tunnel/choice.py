@@ -1,14 +1,18 @@
 """Which carrier a client uses: UDP while it answers, its control connection while it does not.
 
 The client alone decides, for both directions, and says so with a growing epoch.  Packets ride the
-control connection (``tcp``) until an echo as large as packets are has come back through the tunnel
-just now; then they go by UDP, until that stays silent.  Nothing else moves the carrier: not a
-heartbeat, not a handshake, not a straggler in a socket's buffer.
+control connection (``tcp``) until an echo as large as packets may be has come back through the
+tunnel just now; then they go by UDP, until that stays silent.  Nothing else moves the carrier: not
+a heartbeat, not a handshake, not a straggler in a socket's buffer.
 
 How silence is told from having nothing to say: when data was sent and nothing came for three
 seconds, echoes are sent, one a second; after four without a sign of life UDP is given up.  The
 server, which may be the only one that sends, has the same doubt of us and asks by the control
 connection whether we are there; so its question makes us ask through UDP.
+
+What small packets do says nothing of large ones (:mod:`pyvpn.tunnel.path_mtu`), so while any pass
+the large ones are tried every three seconds.  How large they may be is said together with the
+carrier, and both ends keep to it.
 """
 
 from __future__ import annotations
@@ -16,12 +20,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from enum import StrEnum
 
+from pyvpn.tunnel.claims import answer_echo
+from pyvpn.tunnel.path_mtu import LEAST
 from pyvpn.tunnel.peer import Peer
+from pyvpn.tunnel.questions import Questions
 from pyvpn.tunnel.session import Carrier as CarrierOfPackets
 from pyvpn.tunnel.session import Session
 from pyvpn.wire.datagram import Path
 from pyvpn.wire.native import (
-    LEAST_ECHO,
     Carrier,
     CarrierSet,
     Echo,
@@ -38,6 +44,8 @@ ECHOES = 4
 """So many without an answer, and UDP is given up: seven seconds with the three before them."""
 FRESH_SECONDS = 3.0
 """An answer proves the way only if the question is not older."""
+CHECK_SECONDS = 3.0
+"""How often large packets are tried while any pass."""
 FIRST_PROBE = 1.0
 LAST_PROBE = 16.0
 """The pauses between two looks whether UDP is back double up to this."""
@@ -65,11 +73,12 @@ class CarrierChoice:
     """The rules for one session of a client.
 
     Args:
-        tell: says the epoch and the carrier by the control connection, if there is one.
+        tell: says the epoch, the carrier and the path MTU by the control connection, if there is
+            one.
     """
 
     def __init__(
-        self, session: Session, transport: Transport, tell: Callable[[int, Way], None]
+        self, session: Session, transport: Transport, tell: Callable[[int, Way, int], None]
     ) -> None:
         self.why = "no connection yet"
         """Why the carrier is what it is, for people."""
@@ -86,9 +95,12 @@ class CarrierChoice:
         self._tied = False
         self._epoch = 0
         self._unconfirmed = False
-        self._echo_id = 0
-        self._echoes: dict[int, float] = {}  # that are on their way, and since when
-        self._asked = 0  # echoes since the last sign of life
+        self._questions = Questions()
+        self._path = self._questions.path
+        self._asked = 0  # rounds of questions since all was well
+        self._silent = 0  # rounds of them since any answer
+        self._looks = False  # whether there is a doubt of UDP, which carries
+        self._passed = 0  # packets of the session when they were last looked at
         self._next = NEVER
         self._pause = FIRST_PROBE
         self._moved = float("-inf")  # to UDP
@@ -173,7 +185,7 @@ class CarrierChoice:
         if peer is None:
             return
         if isinstance(message, Echo):
-            peer.send_packets([EchoReply(message.id, message.size).to_bytes()], now)
+            answer_echo(peer, EchoReply(message.id, message.size), now)
         elif isinstance(message, TokenTaken):
             if message.token != self._token:
                 return
@@ -182,31 +194,38 @@ class CarrierChoice:
                 self._settle()
             elif not self._tied:
                 self._tied = True
-                self._echo(peer, now)
+                self._ask(peer, now)
             else:
                 self._small_ones += 1
                 if self._small_ones > 1:  # the first echo may be on its way
                     self.why = "UDP answers, and loses large packets"
         elif isinstance(message, EchoReply):
-            asked = self._echoes.pop(message.id, None)
-            if asked is None:
+            answered = self._questions.answered(message)
+            if answered is None:
                 return
-            self._small_ones = 0
+            asked, size = answered
+            self._silent = 0
             if self.by_udp:
-                self._unanswered = False
-                self._settle()
+                self._came_through(size, now)
             elif self._tied and now - asked <= FRESH_SECONDS:
-                self._move_to_udp("it answers again" if self._has_carried else "it answers", now)
+                self._might_carry(size, now)
         elif isinstance(message, CarrierSet) and message.epoch == self._epoch and self.by_udp:
             self._unconfirmed = False
             self._settle()
 
     def doubted(self, now: float) -> None:
         """Data was sent by UDP and nothing came for a while, or the server says that of us."""
-        if self.by_udp and self._next == NEVER:
-            self._asked = 0
-            self._unconfirmed = self._unanswered = True
-            self._next = now
+        if self.by_udp and not self._looks:
+            self._unconfirmed = True
+            self._begin_to_look(now)
+
+    def used(self, now: float) -> None:
+        """To be called when packets have passed, or may have."""
+        if self._next == NEVER and self.by_udp:
+            passed = self._session.packets_out + self._session.packets_in
+            if passed != self._passed:
+                self._passed = passed
+                self._next = now + CHECK_SECONDS
 
     def network_changed(self, now: float) -> None:
         """Addresses or routes are others than before, or this machine has slept.
@@ -222,12 +241,13 @@ class CarrierChoice:
         before = peer.endpoint
         for peer.endpoint in [path for path in self._paths if path != before][:MOST_AT_ONCE]:
             if self._tied:
-                self._echo(peer, now)
+                self._questions.ask_at_once(peer, now)
         peer.endpoint = before
-        if self._next == NEVER:  # else it is in doubt already, and stays so
-            self._asked = 0
-            self._unanswered = True
-        self._next = min(self._next, now)
+        self._path.look_wider()
+        if not self._looks:
+            self._begin_to_look(now)
+        self._next = now
+        self.tick(now)
 
     # -- time
 
@@ -245,29 +265,47 @@ class CarrierChoice:
         peer = self._peer
         if now < self._next or peer is None:
             return
-        for number in [each for each, at in self._echoes.items() if now - at > 5 * FRESH_SECONDS]:
-            del self._echoes[number]
         if self.by_udp:
+            if not self._looks:
+                self._begin_to_look(now)
             self._look(peer, now)
         else:
             self._probe(peer, now)
 
+    def _begin_to_look(self, now: float) -> None:
+        self._looks = self._unanswered = True
+        self._asked = self._silent = 0
+        self._next = now
+
     def _look(self, peer: Peer, now: float) -> None:
-        """UDP carries, and is in doubt, or the server has not confirmed that it does.
+        """UDP carries, and it is time to see that it does, or the server has not confirmed it.
 
         Only an answer to what we ask ends the doubt: with one direction dead, data may still come.
         """
-        if self._asked >= ECHOES and self._may_give_up():
+        unheard = self._silent >= ECHOES or (self._asked >= ECHOES and not self._is_agreed)
+        if unheard and self._may_give_up():
             self._move_to_tcp("UDP does not answer", now)
             return
-        if self._asked >= ECHOES:
+        if unheard:
             self._take_turn(peer)  # nothing better is there: look for it elsewhere, too
-        if self._unconfirmed or not self._tied:
+        elif self._path.is_narrower and self._silent < ECHOES // 2:
+            self._narrow(now)
+            return
+        if not self._is_agreed:
             self._send(peer, Token(self._token), now)  # whose key it is may be what is in doubt
-            self._send(peer, Carrier(self._epoch, Way.UDP), now)
-        self._echo(peer, now)
-        self._asked += 1
-        self._next = now + ECHO_SECONDS
+            self._send(peer, Carrier(self._epoch, Way.UDP, self._session.path_mtu), now)
+        self._ask(peer, now)
+
+    def _narrow(self, now: float) -> None:
+        """Only smaller packets come through than do, as was thought."""
+        if self._path.narrow():
+            self._say_udp(now)
+        elif self._may_give_up():
+            self._move_to_tcp("UDP answers, and loses large packets", now)
+        else:
+            self._session.path_mtu = LEAST  # small packets are better than none
+            self._unanswered = False
+            self._settle()
 
     def _probe(self, peer: Peer, now: float) -> None:
         """UDP does not carry: see whether it might."""
@@ -276,7 +314,7 @@ class CarrierChoice:
         else:
             self._send(peer, Token(self._token), now)  # the server may have untied the key
             if self._tied:
-                self._echo(peer, now)
+                self._ask(peer, now)
         self._take_turn(peer)
         self._next = now + self._pause
         self._pause = min(2 * self._pause, LAST_PROBE)
@@ -289,9 +327,8 @@ class CarrierChoice:
             self._session.carrier = None
         self._peer = peer
         self._session.peer = peer
-        self._tied = self._unconfirmed = self._has_carried = False
-        self._echoes.clear()
-        self._asked = 0
+        self._tied = self._unconfirmed = self._has_carried = self._looks = False
+        self._questions.begin()
         peer.down()
         self._turn = 0
         self._take_turn(peer)
@@ -307,14 +344,39 @@ class CarrierChoice:
             peer.endpoint = self._paths[self._turn % len(self._paths)]
             self._turn += 1
 
+    def _came_through(self, size: int, now: float) -> None:
+        """UDP carries, and an echo of *size* bytes has come back."""
+        before = self._path.size
+        if size < LEAST or not self._path.answered(size):
+            return
+        self._unanswered = False
+        if size > before:
+            self._say_udp(now)
+        self._settle()
+
+    def _might_carry(self, size: int, now: float) -> None:
+        """UDP does not carry, and an echo of *size* bytes has come back."""
+        if size >= LEAST:
+            if not self._path.answered(size):
+                self._path.narrow()
+        elif self._transport != Transport.UDP:
+            return
+        self._small_ones = 0
+        self._move_to_udp("it answers again" if self._has_carried else "it answers", now)
+
+    @property
+    def _is_agreed(self) -> bool:
+        """Whether the server knows the key for ours, and does as we have chosen."""
+        return self._tied and not self._unconfirmed
+
     def _settle(self) -> None:
-        """UDP carries and answers: look no more until there is a doubt.
+        """UDP carries and answers: look no more until there is a doubt, or a while is over.
 
         That something answers is not enough: the server must know the key for ours, do as we have
-        chosen, and packets of full size must come through.
+        chosen, and packets as large as they may be must come through.
         """
-        if self._tied and not self._unconfirmed and not self._unanswered:
-            self._asked = 0
+        if self._is_agreed and not self._unanswered:
+            self._looks = False
             self._next = NEVER
 
     def _may_give_up(self) -> bool:
@@ -331,16 +393,18 @@ class CarrierChoice:
 
     def _say_udp(self, now: float) -> None:
         """Have the server send by UDP; to be repeated until it says that it does."""
-        assert self._peer is not None
+        peer = self._peer
+        assert peer is not None
         self._epoch += 1
-        self._unconfirmed = self._unanswered = True
-        self._asked = 0
+        size = self._path.size
+        self._session.path_mtu = size if size < peer.mtu else 0
+        self._begin_to_look(now)
+        self._unconfirmed = True
         if not self._tied:
-            self._send(self._peer, Token(self._token), now)
-        self._send(self._peer, Carrier(self._epoch, Way.UDP), now)
-        self._tell(self._epoch, Way.UDP)
-        self._echo(self._peer, now)
-        self._next = now + ECHO_SECONDS
+            self._send(peer, Token(self._token), now)
+        self._send(peer, Carrier(self._epoch, Way.UDP, self._session.path_mtu), now)
+        self._tell(self._epoch, Way.UDP, self._session.path_mtu)
+        self._ask(peer, now)
 
     def _let_go(self) -> None:
         """Do without the peer."""
@@ -351,35 +415,29 @@ class CarrierChoice:
             if self._session.peer is peer:
                 self._session.peer = None
             peer.down()
-        self._tied = self._unconfirmed = False
+        self._tied = self._unconfirmed = self._looks = False
         self._next = NEVER
 
     def _move_to_tcp(self, why: str, now: float) -> None:
         self._epoch += 1
         self.moves += 1
         self.why = why
-        self._unconfirmed = False
-        self._asked = 0
+        self._unconfirmed = self._looks = False
         self._session.carrier = self._session.link
         self._small_ones = 0
-        self._tell(self._epoch, Way.TCP)
+        self._path.look_again()
+        self._tell(self._epoch, Way.TCP, 0)
         # Where it stays silent again and again as soon as it carries, it is asked more seldom.
         lasted = now - self._moved
         self._pause = FIRST_PROBE if lasted > 2 * LAST_PROBE else min(2 * self._pause, LAST_PROBE)
         self._next = now + self._pause
 
-    def _echo(self, peer: Peer, now: float) -> None:
-        """Ask for an answer, with a message as large as packets are; so is the answer.
-
-        Where large datagrams are lost, and fragments of them, too, packets had better go by TCP;
-        unless there is no choice.
-        """
-        if peer.staged:
-            return  # a handshake is under way; its end is what we wait for
-        self._echo_id += 1
-        self._echoes[self._echo_id] = now
-        size = LEAST_ECHO if self._transport == Transport.UDP else max(LEAST_ECHO, peer.mtu)
-        self._send(peer, Echo(self._echo_id, size), now)
+    def _ask(self, peer: Peer, now: float) -> None:
+        """Ask whether anything comes through, and how much; a round of questions."""
+        self._asked += 1
+        self._silent += 1
+        self._next = now + ECHO_SECONDS
+        self._questions.ask(peer, now)
 
     def _send(self, peer: Peer, message: NativeMessage, now: float) -> None:
         peer.send_packets([message.to_bytes()], now)

@@ -13,6 +13,7 @@ from pyvpn.tunnel.peer import Peer
 from pyvpn.tunnel.session import Session
 from pyvpn.tunnel.wireguard import WireGuard
 from pyvpn.wire.native import (
+    LEAST_ECHO_REPLY,
     TOKEN_BYTES,
     Carrier,
     CarrierSet,
@@ -24,6 +25,14 @@ from pyvpn.wire.native import (
     Way,
     parse,
 )
+
+
+def answer_echo(peer: Peer, reply: EchoReply, now: float) -> None:
+    """Send *reply* so that it shows whether a datagram of its size comes through in one piece."""
+    if reply.size > LEAST_ECHO_REPLY:
+        peer.send_whole(reply.to_bytes(), now)
+    else:
+        peer.send_packets([reply.to_bytes()], now)
 
 
 class Claims:
@@ -94,13 +103,18 @@ class Claims:
             How many of them meant nothing.
         """
         answers: list[bytes] = []
+        unknown = 0
         for payload in payloads:
             answer = self._answer_to(peer, parse(payload))
-            if answer is not None:
+            if answer is None:
+                unknown += 1
+            elif isinstance(answer, EchoReply):
+                answer_echo(peer, answer, now)
+            else:
                 answers.append(answer.to_bytes())
         if answers:
             peer.send_packets(answers, now)
-        return len(payloads) - len(answers)
+        return unknown
 
     def _answer_to(self, peer: Peer, message: NativeMessage | None) -> NativeMessage | None:
         if isinstance(message, Token):
@@ -113,10 +127,10 @@ class Claims:
             return EchoReply(message.id, message.size)
         if isinstance(message, Carrier):
             by_peer = message.way == Way.UDP
-            session.choose(message.epoch, by_peer)
+            session.choose(message.epoch, by_peer, message.mtu)
             # Since the client said so, it may have come back by a connection that carries now.
             if session.epoch == message.epoch and by_peer == (session.carrier is peer):
-                return CarrierSet(message.epoch, message.way)
+                return CarrierSet(*message)
         return None
 
     def end(self, session: Session) -> None:

@@ -164,6 +164,16 @@ class Peer:
                 self.initiate(now)
         return len(packets)
 
+    def send_whole(self, packet: bytes, now: float) -> None:
+        """Send *packet* in a datagram that nobody may fragment; without a key, not at all."""
+        if self.endpoint is None or not self.is_up or self._staged or not self._usable(now):
+            return
+        assert self.current is not None
+        for datagram in self.current.seal([packet], self.mtu):
+            self.tx_bytes += len(datagram)
+            self._world.outside.send_whole(datagram, self.endpoint)
+        self._sent(now)
+
     def set_keepalive(self, seconds: int, now: float) -> None:
         """Keep the path open with a packet after so many *seconds* of silence; 0: do not."""
         switched_on = seconds and not self.keepalive

@@ -18,8 +18,9 @@ from pyvpn.tunnel.counters import Counters, Drop
 from pyvpn.tunnel.flood import Bucket
 from pyvpn.tunnel.prefixes import Prefixes
 from pyvpn.tunnel.session import PacketSink, Session
-from pyvpn.wire.icmp import unreachable
+from pyvpn.wire.icmp import too_big, unreachable
 from pyvpn.wire.ip import endpoints_of
+from pyvpn.wire.narrow import LEAST_MTU6, fitted
 
 ERRORS = 100.0
 """ICMP errors a second that we send at most."""
@@ -196,7 +197,8 @@ class Router:
         session.bytes_in += passed
         if to_tun:
             self._tun.send_packets(to_tun)
-        self._deliver(batches, now)
+        if batches:
+            self._deliver(batches, now, session)
 
     # -- time
 
@@ -248,11 +250,18 @@ class Router:
             return Drop.DESTINATION
         return to_tun if destination in session.reachable else Drop.DESTINATION
 
-    def _deliver(self, batches: dict[Session, list[bytes]], now: float) -> list[bytes]:
-        """Give each session its packets; return those for sessions of which nobody knows where."""
+    def _deliver(
+        self, batches: dict[Session, list[bytes]], now: float, origin: Session | None = None
+    ) -> list[bytes]:
+        """Give each session its packets; return those for sessions of which nobody knows where.
+
+        They come from *origin*, or from the TUN.
+        """
         lost: list[bytes] = []
         for session, packets in batches.items():
             carrier = session.carrier
+            if session.path_mtu and carrier is not None and carrier is session.peer:
+                packets = self._fit(session, packets, origin, now)
             taken = session.send_packets(packets, now)
             if taken < len(packets):
                 reason = Drop.NO_CARRIER if carrier is None else carrier.refusal
@@ -261,6 +270,32 @@ class Router:
                 if reason == Drop.NO_ENDPOINT:
                     lost += packets[taken:]
         return lost
+
+    def _fit(
+        self, session: Session, packets: list[bytes], origin: Session | None, now: float
+    ) -> list[bytes]:
+        """Return what the way to *session*, narrower than the TUN, takes; see to the others."""
+        fitting, minimal, large = fitted(packets, session.path_mtu)
+        if minimal and session.link is not None:
+            session.link.send_packets(minimal, now)
+        else:
+            fitting += minimal  # a datagram that is fragmented may yet come through
+        if large:
+            self._refuse(session, Drop.TOO_BIG, len(large))
+            answers: list[bytes] = []
+            for packet in large:
+                if not self._errors.take(now):
+                    break
+                version6 = packet[0] >> 4 == 6
+                mtu = max(LEAST_MTU6, session.path_mtu) if version6 else session.path_mtu
+                answer = too_big(packet, mtu)
+                if answer is not None:
+                    answers.append(answer)
+            if origin is not None:
+                origin.send_packets(answers, now)
+            elif answers:
+                self._tun.send_packets(answers)
+        return fitting
 
     def _answer_unreachable(self, packets: list[bytes], now: float) -> None:
         answers: list[bytes] = []

@@ -67,6 +67,7 @@ class Session:
         "name",
         "packets_in",
         "packets_out",
+        "path_mtu",
         "peer",
         "reachable",
         "sources",
@@ -101,6 +102,8 @@ class Session:
         """Of the client's latest word on the carrier; a lower one is from the past."""
         self.wants_peer = False
         """What that word was."""
+        self.path_mtu = 0
+        """Bytes of the largest packet that comes through to the peer; 0: whatever there is."""
         self.packets_in = 0
         """Packets from it that passed every check."""
         self.bytes_in = 0
@@ -188,8 +191,10 @@ class Session:
         if self.peer is peer:
             self.peer = None
 
-    def choose(self, epoch: int, by_peer: bool) -> bool:
+    def choose(self, epoch: int, by_peer: bool, path_mtu: int = 0) -> bool:
         """Let packets leave by the peer, or by the link, as the client wishes.
+
+        To the peer they are at most *path_mtu* bytes long; 0: as long as they are.
 
         False, and nothing changes, when a later word was heard already, or when it wants the peer
         and there is none.
@@ -199,6 +204,8 @@ class Session:
         self.epoch = epoch
         self.wants_peer = by_peer
         self.carrier = self.peer if by_peer else self.link
+        if by_peer:
+            self.path_mtu = path_mtu
         return True
 
     def send_packets(self, packets: list[bytes], now: float) -> int:

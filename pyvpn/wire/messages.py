@@ -329,6 +329,8 @@ class ChosenCarrier(Message):
 
     carrier: Word
     epoch: Count
+    mtu: Mtu = 0
+    """Bytes of the largest inner packet that comes through by UDP; 0: all do."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ message      kind  body                            who sends it
 ===========  ====  ==============================  =============================================
 echo         1     id (8), zeros                   either, to see whether anything comes through
 echo reply   2     id (8), size of the echo (2)    either, at once, padded to that size
-carrier      3     epoch (8), carrier (1)          the client: how packets shall travel
+carrier      3     epoch (8), carrier (1), mtu (2) the client: how packets shall travel
 carrier set  4     the same                        the server: so it is
 token        5     token (16)                      the client: which registration this key is of
 token taken  6     token (16)                      the server: it is tied to it
@@ -31,11 +31,15 @@ MOST_EPOCH = 2**53 - 1
 LEAST_ECHO = 12
 """Bytes of an echo without padding."""
 MOST_ECHO = 65_535
+LEAST_MTU = 512
+"""No path is said to be narrower; packets could be cut in thousands of pieces else."""
 
 _HEAD = struct.Struct("!BBH")
 _ECHO = struct.Struct("!BBHQ")
 _ECHO_REPLY = struct.Struct("!BBHQH")
-_CARRIER = struct.Struct("!BBHQB")
+_CARRIER = struct.Struct("!BBHQBH")
+LEAST_ECHO_REPLY = _ECHO_REPLY.size
+"""Bytes of an answer that needs no padding to be as large as the echo."""
 _TOKEN = struct.Struct(f"!BBH{TOKEN_BYTES}s")
 
 
@@ -87,9 +91,11 @@ class Carrier(NamedTuple):
 
     epoch: int
     way: Way
+    mtu: int = 0
+    """Bytes of the largest inner packet that comes through; 0: as large as they are."""
 
     def to_bytes(self) -> bytes:
-        return _CARRIER.pack(Kind.CARRIER, 0, _CARRIER.size, self.epoch, self.way)
+        return _CARRIER.pack(Kind.CARRIER, 0, _CARRIER.size, self.epoch, self.way, self.mtu)
 
 
 class CarrierSet(NamedTuple):
@@ -97,9 +103,10 @@ class CarrierSet(NamedTuple):
 
     epoch: int
     way: Way
+    mtu: int = 0
 
     def to_bytes(self) -> bytes:
-        return _CARRIER.pack(Kind.CARRIER_SET, 0, _CARRIER.size, self.epoch, self.way)
+        return _CARRIER.pack(Kind.CARRIER_SET, 0, _CARRIER.size, self.epoch, self.way, self.mtu)
 
 
 class Token(NamedTuple):
@@ -153,10 +160,10 @@ def _read_echo_reply(payload: bytes, length: int) -> EchoReply | None:
 def _read_carrier(payload: bytes, length: int) -> Carrier | CarrierSet | None:
     if length != _CARRIER.size:
         return None
-    kind, _, _, epoch, way = _CARRIER.unpack_from(payload)
-    if way not in (Way.TCP, Way.UDP) or epoch > MOST_EPOCH:
+    kind, _, _, epoch, way, mtu = _CARRIER.unpack_from(payload)
+    if way not in (Way.TCP, Way.UDP) or epoch > MOST_EPOCH or 0 < mtu < LEAST_MTU:
         return None
-    return (Carrier if kind == Kind.CARRIER else CarrierSet)(epoch, Way(way))
+    return (Carrier if kind == Kind.CARRIER else CarrierSet)(epoch, Way(way), mtu)
 
 
 def _read_token(payload: bytes, length: int) -> Token | TokenTaken | None:

@@ -74,6 +74,8 @@ class Core:
     def __exit__(self, *exception: object) -> None:
         self.socket.close()
 
+    def send_whole(self, datagram: bytes, path: Path) -> bool: ...
+
     def send_replies(self, replies: list[tuple[bytes, Path]]) -> None:
         for reply, path in replies:
             self.send_datagrams([reply], path, 0)

@@ -16,7 +16,7 @@ import pytest
 from pyvpn.testing import faults
 from pyvpn.testing.lab import OFFICE_ADDRESS, SERVER_ADDRESS, SERVER_ADDRESS6, Lab
 from pyvpn.testing.vpn import Program
-from tests.live.office import SOAKING, Office, SteadyPing, Web, fetch, tell, wait_until
+from tests.live.office import SOAKING, Office, SteadyPing, Web, tell, wait_until
 from tests.live.test_stock_roaming import transfer
 
 BRIDGED = 10.0
@@ -138,20 +138,6 @@ def test_server_killed(office: Office, lab: Lab, web: Web) -> None:
         assert carrier(office, client) == "UDP"
     tell(f"server killed and started again: longest gap {ping.gap:.2f} s")
     assert ping.gap < BRIDGED
-
-
-@pytest.mark.parametrize(("up", "down"), [(True, False), (False, True)])
-def test_large_datagrams_lost(office: Office, lab: Lab, web: Web, up: bool, down: bool) -> None:
-    """A path that swallows large datagrams, one way only: downloads pass, by TCP."""
-    digest = web.put("whole", 3)
-    office.open()
-    with faults.blocked(lab, up=up, down=down, larger_than=1300):
-        client = office.join()
-        client.says("packets go by TCP.*UDP answers, and loses large packets", 15)
-        assert fetch(lab, "laptop", f"http://{OFFICE_ADDRESS}/whole") == digest
-        assert carrier(office, client) == "TCP"
-    client.says("packets go by UDP", BACK)
-    assert fetch(lab, "laptop", f"http://{OFFICE_ADDRESS}/whole") == digest
 
 
 def test_transport(office: Office, lab: Lab) -> None:

@@ -124,6 +124,51 @@ class NativesTests(OfficeCase):
             self.assertEqual(Code.BAD_REQUEST, answer.code)
         self.assertEqual(0, self.office.session().epoch)
 
+    def test_overtaken(self) -> None:
+        """A registration by a connection older than that in use is refused and changes nothing."""
+        self.register()
+        self.caller.hang_up()
+        old, new = self.caller.again(), self.caller.again()
+        for each in old, new:
+            each.answer(Command.LOG_IN, b"{}")
+        self.assertTrue(self.register(new).success)
+        session = self.office.session()
+        link = session.link
+        late = self.register(old)
+        self.assertEqual((False, Code.REPLACED), (late.success, late.code))
+        self.assertIs(link, session.link)
+        self.assertTrue(old.is_ended())
+        self.assertEqual([], new.notices())
+        newest = self.caller.again()  # while a later one takes over, as always
+        newest.answer(Command.LOG_IN, b"{}")
+        self.assertTrue(self.register(newest).success)
+        self.assertIsNot(link, session.link)
+        self.assertEqual([Code.REPLACED], new.codes())
+
+    def test_nothingElse(self) -> None:
+        """Without a connection packets go by the tunnel, if any, whatever was said last."""
+        self.tie(self.register())
+        session = self.office.session()
+        self.assertIs(session.carrier, session.link)
+        self.caller.hang_up()
+        self.assertIsNotNone(session.peer)
+        self.assertIs(session.carrier, session.peer)
+
+    def test_pathMtu(self) -> None:
+        """The client's word says how large packets may be; a size that no path has is refused."""
+        self.tie(self.register())
+        session = self.office.session()
+        word = ChosenCarrier(carrier="udp", epoch=1, mtu=511)
+        answer = Answer.from_bytes(self.caller.answer(Command.CARRIER, word.to_bytes()))
+        self.assertEqual((Code.BAD_REQUEST, 0), (answer.code, session.epoch))
+        word = ChosenCarrier(carrier="udp", epoch=1, mtu=1216)
+        self.caller.answer(Command.CARRIER, word.to_bytes())
+        self.assertEqual(1216, session.path_mtu)
+        self.say(Carrier(2, Way.UDP, 1328))
+        self.assertEqual(1328, session.path_mtu)
+        self.say(Carrier(1, Way.UDP, 512))  # a word from the past
+        self.assertEqual(1328, session.path_mtu)
+
     def test_linkLost(self) -> None:
         """While UDP carries, the end of the connection ends nothing; it may come back."""
         answer = self.register()

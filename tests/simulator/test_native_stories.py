@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
+from pyvpn.testing.simulator.link import Conditions
 from pyvpn.tunnel.choice import Transport
 from tests.simulator.native_lab import EVERY, Lab
 from tests.simulator.native_story import CLIENTS, NATIVES, Story, stories
@@ -235,6 +236,24 @@ class BadLineTests(SynchronousTestCase):
         lab.clock.advance(20)
         lab.until_carrier("udp", BACK)
         self.assertLess(lab.talk(20, among=[0])[0].gap, AT_ONCE)
+
+
+class OvertakenTests(SynchronousTestCase):
+    """What a process said arrives after what the next one says."""
+
+    def test_lateRegistration(self) -> None:
+        """It changes nothing: the next one is not sent away for a minute."""
+        for last in ("kill client", 0), ("leave", 0):
+            there = Conditions(loss=0.4, delay=0.0, jitter=0.25, queue=4000, corrupt=0.2)
+            back = Conditions(reorder=0.1, delay=0.0, queue=4000, corrupt=0.2)
+            told = Story(0)
+            told.tell([(("kill client", 0), 0.1), (("weather", 0, there, back), 1.0), (last, 0.0)])
+            told.end()
+            told.until_heard(0, BACK)
+            told.pass_time(20.0)
+            self.assertEqual("udp", told.natives[0].carrier)
+            self.assertEqual([], told.disagreements())
+            self.assertEqual([], told.natives[0].setbacks)
 
 
 class StoryTests(SynchronousTestCase):

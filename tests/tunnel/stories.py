@@ -121,10 +121,10 @@ class Story:
     def client_doubts(self, peer: Peer, now: float) -> None:
         self.choice.doubted(now)
 
-    def tell(self, epoch: int, way: Way) -> None:
+    def tell(self, epoch: int, way: Way, mtu: int) -> None:
         self.epochs.append((epoch, way))
         if self.up is not None:
-            self.session.choose(epoch, way == Way.UDP)
+            self.session.choose(epoch, way == Way.UDP, mtu)
 
     # -- the control connection
 
@@ -187,6 +187,7 @@ class Story:
         end = self.net.now + seconds
         while self.net.now < end - 1e-9:
             self.net.run(min(step, end - self.net.now), step)
+            self.choice.used(self.net.now)
             self.choice.tick(self.net.now)
             self.net.settle()
 

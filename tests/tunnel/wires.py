@@ -76,6 +76,9 @@ class End:
             for name in ("endpoint", "preshared_key", "keepalive", "mtu", "newest_stamp"):
                 setattr(peer, name, getattr(old, name))
 
+    def send_whole(self, datagram: bytes, path: Path) -> bool:
+        return self.send_datagrams([datagram], path, 0) > 0
+
     def send_replies(self, replies: list[tuple[bytes, Path]]) -> None:
         for reply, path in replies:
             self.send_datagrams([reply], path, 0)

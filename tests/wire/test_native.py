@@ -23,12 +23,13 @@ from pyvpn.wire.native import (
 numbers = st.integers(0, 2**64 - 1)
 epochs = st.integers(0, 2**53 - 1)
 sizes = st.integers(12, 65_535)
+mtus = st.just(0) | st.integers(512, 65_535)
 tokens = st.binary(min_size=16, max_size=16)
 messages: st.SearchStrategy[NativeMessage] = st.one_of(
     st.builds(Echo, numbers, sizes),
     st.builds(EchoReply, numbers, sizes),
-    st.builds(Carrier, epochs, st.sampled_from(Way)),
-    st.builds(CarrierSet, epochs, st.sampled_from(Way)),
+    st.builds(Carrier, epochs, st.sampled_from(Way), mtus),
+    st.builds(CarrierSet, epochs, st.sampled_from(Way), mtus),
     st.builds(Token, tokens),
     st.builds(TokenTaken, tokens),
 )
@@ -52,8 +53,8 @@ class NativeMessageTests(SynchronousTestCase):
             (Echo(7, 14), "0100000e 0000000000000007 0000"),
             (EchoReply(7, 12), "0200000e 0000000000000007 000c"),
             (EchoReply(7, 16), "0200000e 0000000000000007 0010 0000"),
-            (Carrier(9, Way.UDP), "0300000d 0000000000000009 02"),
-            (CarrierSet(9, Way.TCP), "0400000d 0000000000000009 01"),
+            (Carrier(9, Way.UDP), "0300000f 0000000000000009 02 0000"),
+            (CarrierSet(9, Way.TCP, 1216), "0400000f 0000000000000009 01 04c0"),
             (Token(bytes(range(16))), "05000014 000102030405060708090a0b0c0d0e0f"),
             (TokenTaken(bytes(16)), "06000014 00000000000000000000000000000000"),
         ):
@@ -77,10 +78,11 @@ class NativeMessageTests(SynchronousTestCase):
             "0100000d 0000000000000007",
             "0200000d 0000000000000007 05",
             "0200000f 0000000000000007 0578 00",
-            "0300000d 0000000000000009 00",
-            "0300000d 0000000000000009 03",
-            "0300000c 0000000000000009",
-            "0300000d 0020000000000000 01",
+            "0300000f 0000000000000009 00 0000",
+            "0300000f 0000000000000009 03 0000",
+            "0300000d 0000000000000009 01",
+            "0300000f 0020000000000000 01 0000",
+            "0300000f 0000000000000009 02 01ff",
             "05000013 000102030405060708090a0b0c0d0e",
             "05000015 000102030405060708090a0b0c0d0e0f10",
         ):

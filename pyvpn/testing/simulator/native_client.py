@@ -217,10 +217,10 @@ class _Process:
     def _make_port(self, clockwork: Clockwork, counters: Counters) -> Port:
         return SimPort(self.end.host, clockwork)
 
-    def _tell_carrier(self, epoch: int, way: Way) -> None:
+    def _tell_carrier(self, epoch: int, way: Way, mtu: int) -> None:
         link = self._link
         if link is not None and link.is_up:
-            word = ChosenCarrier(carrier=way.name.lower(), epoch=epoch)
+            word = ChosenCarrier(carrier=way.name.lower(), epoch=epoch, mtu=mtu)
             answer = link.ask(Command.CARRIER, word.to_bytes())
             answer.addErrback(lambda failure: failure.trap(PeerError) and None)
 
