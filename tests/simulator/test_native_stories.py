@@ -238,6 +238,29 @@ class BadLineTests(SynchronousTestCase):
         self.assertLess(lab.talk(20, among=[0])[0].gap, AT_ONCE)
 
 
+class NarrowTests(SynchronousTestCase):
+    """The line swallows what is larger than it likes."""
+
+    def test_blackHole(self) -> None:
+        """Found within 10 s, in one direction or both; large packets pass, small ones always."""
+        for up, down in (1280, 0), (0, 1280), (1280, 1280):
+            lab = met()
+            lab.up(0, max_size=up)
+            lab.down(0, max_size=down)
+            self.assertLess(lab.gap(10), AT_ONCE)
+            session = lab.server.session("native0")
+            assert session is not None
+            self.assertEqual((1216, 1216), (session.path_mtu, lab.client.session.path_mtu))
+            self.assertEqual("udp", lab.client.carrier)
+            before = len(lab.server.tun.packets)
+            lab.say(size=1300)
+            lab.clock.advance(1)
+            self.assertEqual(before + 2, len(lab.server.tun.packets))  # in two pieces
+            lab.both(max_size=0)
+            lab.talk(65)
+            self.assertEqual(0, session.path_mtu)
+
+
 class OvertakenTests(SynchronousTestCase):
     """What a process said arrives after what the next one says."""
 
