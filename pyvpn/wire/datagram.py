@@ -16,6 +16,9 @@ INITIATION = 1
 RESPONSE = 2
 COOKIE_REPLY = 3
 DATA = 4
+OFFLOAD = 5
+"""A data message that carries one piece of a super-packet (:mod:`pyvpn.wire.offload`); between two
+ends of ours that agreed on it, never else.  In all but type and additional data it is as DATA."""
 
 INITIATION_SIZE = 148  # bytes, as all sizes here
 RESPONSE_SIZE = 92
