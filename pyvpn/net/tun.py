@@ -33,7 +33,8 @@ from pyvpn.net.tun_system import (
     ITunSystem as ITunSystem,
 )
 from pyvpn.tunnel.counters import Counters, Drop
-from pyvpn.wire.segments import PLAIN, VNET_SIZE, cut, join
+from pyvpn.wire.rebuild import SuperPacket
+from pyvpn.wire.segments import GSO_UDP, PLAIN, VNET_SIZE, cut, join
 
 BATCH = 45
 """Packets read per turn of the reactor, so that the connections get theirs.
@@ -239,6 +240,31 @@ class Tun:
             except OSError as error:
                 if count > 1 and error.errno == errno.EINVAL:
                     accepted += self._send_singly(inside)
+                elif not self._refused(error, count, left):
+                    break
+            else:
+                accepted += count
+            left -= count
+        return accepted
+
+    def send_super_packets(self, packets: list[SuperPacket]) -> int:
+        """Write each as it is, or, where the kernel does not take it so, what it stands for."""
+        writev, fd = self._system.writev, self._fd
+        accepted = 0
+        left = sum(packet.segments for packet in packets)
+        for packet in packets:
+            count = packet.segments
+            if not self._headers or (
+                packet.pieces[0][1] == GSO_UDP and not self._datagrams and count > 1
+            ):
+                accepted += self.send_packets(packet.cut())
+                left -= count
+                continue
+            try:
+                writev(fd, packet.pieces)
+            except OSError as error:
+                if count > 1 and error.errno == errno.EINVAL:
+                    accepted += self._send_singly(packet.cut())
                 elif not self._refused(error, count, left):
                     break
             else:

@@ -88,6 +88,7 @@ class Peer:
         "mtu",
         "newest_stamp",
         "next",
+        "offload",
         "owner",
         "preshared_key",
         "previous",
@@ -115,6 +116,8 @@ class Peer:
         """Whose packets these are; for the owner of this object."""
         self.is_native = False
         """Whether it is one of ours, which understands :mod:`pyvpn.wire.native`."""
+        self.offload = False
+        """Whether both ends announced :data:`pyvpn.wire.offload.CAPABILITY`."""
         self.is_up = True
         self.cookies = CookieJar(public)
         self.newest_stamp = bytes(12)

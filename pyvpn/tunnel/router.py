@@ -20,6 +20,7 @@ from pyvpn.tunnel.prefixes import Prefixes
 from pyvpn.tunnel.session import PacketSink, Session
 from pyvpn.wire.icmp import unreachable
 from pyvpn.wire.ip import endpoints_of
+from pyvpn.wire.rebuild import SuperPacket
 
 ERRORS = 100.0
 """ICMP errors a second that we send at most."""
@@ -196,6 +197,36 @@ class Router:
         session.bytes_in += passed
         if to_tun:
             self._tun.send_packets(to_tun)
+        self._deliver(batches, now)
+
+    def super_packets_from_session(
+        self, session: Session, packets: list[SuperPacket], now: float
+    ) -> None:
+        """Do :meth:`packets_from_session` with super-packets: one check each, for its headers.
+
+        Another session gets what it stands for.
+        """
+        session.heard = max(session.heard, now)
+        to_tun: list[SuperPacket] = []
+        here: list[bytes] = []
+        batches: dict[Session, list[bytes]] = {}
+        before: tuple[bytes, bytes] | None = None
+        into: list[bytes] | Drop = Drop.MALFORMED
+        for packet in packets:
+            if packet.ends != before:
+                before = packet.ends
+                into = self._judge(session, before, here, batches)
+            if isinstance(into, Drop):
+                self._refuse(session, into, packet.segments)
+                continue
+            session.packets_in += packet.segments
+            session.bytes_in += packet.size
+            if into is here:
+                to_tun.append(packet)
+            else:
+                into += packet.cut()
+        if to_tun:
+            self._tun.send_super_packets(to_tun)
         self._deliver(batches, now)
 
     # -- time

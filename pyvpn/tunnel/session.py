@@ -6,6 +6,7 @@ from collections.abc import Container
 from typing import Protocol
 
 from pyvpn.tunnel.counters import Counters
+from pyvpn.wire.rebuild import SuperPacket
 
 
 class PacketSink(Protocol):
@@ -13,6 +14,9 @@ class PacketSink(Protocol):
 
     def send_packets(self, packets: list[bytes]) -> int:
         """Take *packets* in order, drop and count the rest; return how many were taken."""
+
+    def send_super_packets(self, packets: list[SuperPacket]) -> int:
+        """Do the same; what is returned are packets that these stand for."""
 
 
 class Carrier(Protocol):

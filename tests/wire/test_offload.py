@@ -80,6 +80,13 @@ def sealed(whole: bytes, counter: int = 0) -> tuple[list[int], list[bytes]]:
     return list(range(counter, counter + len(payloads))), payloads
 
 
+def with_one_zero(whole: bytes) -> bytes:
+    """Return *whole* with a partial checksum of 0 instead of its other name, 0xFFFF."""
+    _, _, _, _, start, offset = struct.unpack_from("=BBHHHH", whole)
+    at = VNET_SIZE + start + offset
+    return whole[:at] + bytes(2) + whole[at + 2 :] if whole[at : at + 2] == b"\xff\xff" else whole
+
+
 def cut_all(rebuilt: Rebuilt) -> list[bytes]:
     """Return all packets, and see that the books are right."""
     packets = []
@@ -107,7 +114,7 @@ class SameTests(SynchronousTestCase):
         made = b"".join(packet.pieces)
         if whole[VNET_SIZE + transport_of(whole[VNET_SIZE:])[1] + 13] & CWR and whole[8] == 16:
             whole = whole[:1] + bytes([whole[1] | 0x80]) + whole[2:]
-        self.assertEqual(whole, made)
+        self.assertEqual(with_one_zero(whole), with_one_zero(made))
         self.assertEqual(cut(whole), cut_all(rebuilt))
 
     @given(offloadable(), COUNTERS)

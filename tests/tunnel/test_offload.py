@@ -1,0 +1,224 @@
+"""Super-packets between two ends of ours: opened, judged, passed on."""
+
+from __future__ import annotations
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from pyvpn.tunnel.counters import Counters, Drop
+from pyvpn.tunnel.peer import Peer
+from pyvpn.tunnel.router import Router
+from pyvpn.tunnel.session import Session
+from pyvpn.wire.offload import Run, outgoing
+from pyvpn.wire.rebuild import SuperPacket, rebuild
+from pyvpn.wire.segments import cut
+from tests.tunnel.packets import KeepingSink, packed
+from tests.tunnel.wires import Pair, hello
+from tests.wire.plain_segments import TCP, UDP, frame, ip4, ip6, tcp, udp
+
+WHOLE = frame(ip4(TCP, tcp(bytes(9500)), tos=2), 1000)
+
+
+def run_of(whole: bytes) -> Run:
+    """Return the run that *whole* becomes."""
+    (run,) = outgoing([whole], 0).items
+    assert isinstance(run, Run)
+    return run
+
+
+def super_packet(whole: bytes) -> SuperPacket:
+    """Return it as it arrives."""
+    payloads = run_of(whole).plaintexts(0)
+    (packet,) = rebuild(list(range(len(payloads))), payloads).packets
+    return packet
+
+
+class OpenTests(SynchronousTestCase):
+    """Runs that arrive."""
+
+    def setUp(self) -> None:
+        """Two ends that have met; the right one keeps what it gets, in order."""
+        self.pair = Pair()
+        self.pair.meet()
+        self.pair.to_left.offload = True
+        self.got: list[bytes] = []
+        self.supers: list[SuperPacket] = []
+        right = self.pair.right
+        right.deliver = lambda peer, packets, now: self.got.extend(packets)  # type: ignore[method-assign]
+        right.wg._deliver_super = self.keep
+
+    def keep(self, peer: Peer, packets: list[SuperPacket], now: float) -> None:
+        self.supers += packets
+        self.got += [packet for each in packets for packet in each.cut()]
+
+    def seal(self, whole: bytes = WHOLE) -> list[bytes]:
+        keypair = self.pair.to_right.current
+        assert keypair is not None
+        return keypair.seal_run(run_of(whole))
+
+    def receive(self, datagrams: list[bytes], ecn: int = 0) -> None:
+        pair = self.pair
+        pair.right.wg.received(datagrams, pair.left.place, ecn, pair.net.now)
+
+    def test_arrives(self) -> None:
+        """A run is delivered as one; it is data like other data to the peer."""
+        peer = self.pair.to_left
+        before = peer.rx_bytes
+        self.pair.net.now += 1.0
+        datagrams = self.seal()
+        self.receive(datagrams)
+
+        self.assertEqual(cut(WHOLE), self.got)
+        self.assertEqual([10], [each.segments for each in self.supers])
+        self.assertEqual(sum(map(len, datagrams)), peer.rx_bytes - before)
+        self.assertEqual(self.pair.net.now, peer.heard)
+        self.assertEqual(0, self.pair.right.counters.total())
+
+    def test_order(self) -> None:
+        """Packets and runs that take turns are delivered in the order they were sealed."""
+        keypair = self.pair.to_right.current
+        assert keypair is not None
+        sent, expected = [], []
+        for number in range(4):
+            whole = frame(ip4(UDP, udp(bytes(3000 + number))), 1000)
+            packets = [hello(b"%d" % number), hello(b"more %d" % number)]
+            sent += keypair.seal(packets, 1420) + self.seal(whole)
+            expected += packets + cut(whole)
+        self.receive(sent)
+
+        self.assertEqual(expected, self.got)
+
+    def test_not_agreed(self) -> None:
+        """Of a peer that never announced it, a stock one first of all, nothing is even opened."""
+        self.pair.to_left.offload = False
+        datagrams = self.seal()
+        self.receive(datagrams)
+
+        self.assertEqual([], self.got)
+        self.assertEqual(10, self.pair.right.dropped(Drop.JUNK))
+        self.pair.to_left.offload = True
+        self.receive(datagrams)
+        self.assertEqual(cut(WHOLE), self.got)
+
+    def test_refused(self) -> None:
+        """What is forged, replayed, malformed, expired or of no keypair is counted, each alone."""
+        datagrams = self.seal()
+        forged = datagrams[3][:-1] + bytes([datagrams[3][-1] ^ 1])
+        stranger = datagrams[5][:4] + bytes(4) + datagrams[5][8:]
+        keypair = self.pair.to_right.current
+        assert keypair is not None
+        bad = keypair.seal_run(Run(bytes(20), 0, [b"junk", b""]))
+        self.receive([*datagrams[:3], forged, datagrams[1], stranger, *datagrams[6:], *bad])
+
+        packets = cut(WHOLE)
+        self.assertEqual(packets[:3] + packets[6:], self.got)
+        right = self.pair.right
+        self.assertEqual(
+            [1, 1, 1, 2],
+            [
+                right.dropped(reason)
+                for reason in (Drop.BAD_TAG, Drop.REPLAYED, Drop.UNKNOWN_INDEX, Drop.MALFORMED)
+            ],
+        )
+        self.pair.net.now += 180.0
+        self.receive(self.seal())
+        self.assertEqual(10, right.dropped(Drop.EXPIRED_KEY))
+
+    def test_congestion(self) -> None:
+        """Congestion on the way is passed on, or counted where it cannot be."""
+        self.receive(self.seal(), ecn=3)
+        self.assertEqual(cut(frame(ip4(TCP, tcp(bytes(9500)), tos=3), 1000)), self.got)
+        self.receive(self.seal(frame(ip6(TCP, tcp(bytes(9500))), 1000)), ecn=3)
+        self.assertEqual(10, self.pair.right.dropped(Drop.CONGESTED))
+
+    def test_moves_the_endpoint(self) -> None:
+        """A run from elsewhere moves the endpoint, as data does, but not a straggler's."""
+        late = self.seal()
+        self.receive(self.seal())
+        place = self.pair.left.place._replace(port=9)
+        self.pair.right.wg.received(late, place, 0, self.pair.net.now)
+        self.assertEqual(self.pair.left.place, self.pair.to_left.endpoint)
+        self.pair.right.wg.received(self.seal(), place, 0, self.pair.net.now)
+        self.assertEqual(place, self.pair.to_left.endpoint)
+
+    def test_confirms_a_key(self) -> None:
+        """The first message on a new keypair may be a run."""
+        pair = Pair()
+        pair.net.lose = lambda end, sent: end is pair.left and sent.kind == 4
+        pair.to_left.offload = True
+        pair.from_left()
+        keypair = pair.to_right.current
+        assert keypair is not None
+        self.assertIsNone(pair.to_left.current)
+        pair.right.wg.received(keypair.seal_run(run_of(WHOLE)), pair.left.place, 0, pair.net.now)
+        self.assertIsNotNone(pair.to_left.current)
+
+
+class Tun(KeepingSink):
+    """Takes super-packets, too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.supers: list[SuperPacket] = []
+
+    def send_super_packets(self, packets: list[SuperPacket]) -> int:
+        self.supers += packets
+        return sum(each.segments for each in packets)
+
+
+class JudgeTests(SynchronousTestCase):
+    """Super-packets are judged as the packets that they stand for."""
+
+    def setUp(self) -> None:
+        """A router with two sessions."""
+        self.tun = Tun()
+        self.router = Router(self.tun, Counters(), client_to_client=True)
+        self.sessions = []
+        for number in 1, 2:
+            addresses = packed(f"10.0.0.{number}"), packed(f"fd00::{number}")
+            reachable = {packed("10.0.0.200"), packed("fd00::c8")}
+            session = Session(number, number, str(number), addresses, reachable, heard=0.0)
+            session.attach(KeepingSink(), 0.0)
+            self.router.add(session)
+            self.sessions.append(session)
+
+    def send(self, *wholes: bytes) -> None:
+        packets = [super_packet(whole) for whole in wholes]
+        self.router.super_packets_from_session(self.sessions[0], packets, 5.0)
+
+    def test_to_the_tun(self) -> None:
+        """What may pass passes, and is counted as the packets that it is."""
+        four = frame(ip4(TCP, tcp(bytes(9500))), 1000)
+        six = frame(ip6(UDP, udp(bytes(9500))), 1000)
+        self.send(four, six)
+
+        session = self.sessions[0]
+        self.assertEqual([four, six], [b"".join(each.pieces) for each in self.tun.supers])
+        self.assertEqual(20, session.packets_in)
+        self.assertEqual(sum(map(len, cut(four) + cut(six))), session.bytes_in)
+        self.assertEqual(5.0, session.heard)
+
+    def test_refused(self) -> None:
+        """Another's source, or a destination that is not permitted, is refused for all of it."""
+        good = frame(ip4(TCP, tcp(bytes(9500))), 1000)
+        forged = frame(ip4(TCP, tcp(bytes(2500)), source=2), 1000)
+        self.send(good, forged, good)
+        self.assertEqual(2, len(self.tun.supers))
+        self.assertEqual({Drop.SOURCE: 3}, self.sessions[0].drops.dropped)
+        self.sessions[0].reachable = ()
+        self.send(good)
+        self.assertEqual({Drop.SOURCE: 3, Drop.DESTINATION: 10}, self.router.counters.dropped)
+
+    def test_to_another_session(self) -> None:
+        """Another session gets the packets, complete; in order with its others."""
+        whole = frame(ip4(TCP, tcp(bytes(9500))), 1000)
+        whole = whole[:26] + packed("10.0.0.2") + whole[30:]
+        packet = super_packet(whole)
+        self.router.super_packets_from_session(self.sessions[0], [packet, packet], 5.0)
+        sink = self.sessions[1].carrier
+        assert isinstance(sink, KeepingSink)
+
+        self.assertEqual(packet.cut() * 2, sink.packets)
+        self.assertEqual([], self.tun.supers)
+        self.router.client_to_client = False
+        self.router.super_packets_from_session(self.sessions[0], [packet], 5.0)
+        self.assertEqual({Drop.DESTINATION: 10}, self.sessions[0].drops.dropped)
