@@ -20,7 +20,9 @@ from pyvpn.tunnel.prefixes import Prefixes
 from pyvpn.tunnel.session import PacketSink, Session
 from pyvpn.wire.icmp import unreachable
 from pyvpn.wire.ip import endpoints_of
+from pyvpn.wire.offload import ends_of
 from pyvpn.wire.rebuild import SuperPacket
+from pyvpn.wire.segments import cut
 
 ERRORS = 100.0
 """ICMP errors a second that we send at most."""
@@ -161,6 +163,37 @@ class Router:
         nowhere += self._deliver(batches, now)
         if nowhere:
             self._answer_unreachable(nowhere, now)
+
+    def frames_from_tun(self, frames: list[bytes], now: float) -> None:
+        """Do :meth:`packets_from_tun` with what the TUN hands out behind virtio headers.
+
+        To a session whose carrier takes them uncut they go so; others get the packets.
+        """
+        uncut: dict[Session, list[bytes]] = {}
+        packets: list[bytes] = []
+        before: bytes | None = None
+        into: list[bytes] | None = None
+        for frame in frames:
+            ends = ends_of(frame)
+            destination = None if ends is None else ends[1]
+            if destination is None or destination != before:
+                before, into = destination, None
+                if destination is not None and (self._one_link or not _stays_on_link(destination)):
+                    session = self.sessions.lookup(destination)
+                    if session is not None and session.takes_frames(now):
+                        into = uncut.setdefault(session, [])
+            if into is not None:
+                into.append(frame)
+                continue
+            made = cut(frame)
+            if made:
+                packets += made
+            else:
+                self.counters.drop(Drop.MALFORMED)
+        for session, some in uncut.items():
+            session.send_frames(some, now)
+        if packets:
+            self.packets_from_tun(packets, now)
 
     def packets_from_session(self, session: Session, packets: list[bytes], now: float) -> None:
         """Pass on what a session may send, to the TUN or to another session.

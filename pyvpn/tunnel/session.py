@@ -36,6 +36,12 @@ class TunnelPeer(Carrier, Protocol):
     heard: float
     """When anything authenticated last came from it."""
 
+    def takes_frames(self, now: float) -> bool:
+        """Whether it takes at once, uncut, what a TUN hands out behind virtio headers."""
+
+    def send_frames(self, frames: list[bytes], now: float) -> tuple[int, int]:
+        """Send that; return how many packets were taken that it stands for, and their bytes."""
+
 
 class Session:
     """Lease, policy, counters and carrier of one device, or of the server as the client sees it.
@@ -217,6 +223,19 @@ class Session:
         self.packets_out += taken
         self.bytes_out += sum(map(len, packets if taken == len(packets) else packets[:taken]))
         return taken
+
+    def takes_frames(self, now: float) -> bool:
+        """Whether :meth:`send_frames` may be called: its carrier takes super-packets uncut."""
+        peer = self.peer
+        return peer is not None and self.carrier is peer and peer.takes_frames(now)
+
+    def send_frames(self, frames: list[bytes], now: float) -> None:
+        """Hand *frames*, as a TUN hands them out, to the carrier, and count what it took."""
+        peer = self.peer
+        assert peer is not None
+        count, size = peer.send_frames(frames, now)
+        self.packets_out += count
+        self.bytes_out += size
 
     def __repr__(self) -> str:
         """Name and device, and whether it is connected."""

@@ -83,6 +83,13 @@ class Run(NamedTuple):
     payloads: list[bytes]
     """What follows the headers, for each datagram."""
 
+    @property
+    def size(self) -> int:
+        """Bytes of the packets that it stands for."""
+        head = self.head
+        whole = head[2] << 8 | head[3] if head[0] == 0x45 else (head[4] << 8 | head[5]) + 40
+        return whole + (len(self.payloads) - 1) * len(head)
+
     def plaintexts(self, counter: int) -> list[bytes]:
         """Return what is to be sealed, in order, the first with *counter*."""
         head, at = self.head, self.mark_at
@@ -281,6 +288,37 @@ def _begun(frame: bytes, at: int, mtu: int) -> _Gathered | None:
     ):
         return None
     return _Gathered(frame, at)
+
+
+def ends_of(frame: bytes) -> tuple[bytes, bytes] | None:
+    """Return source and destination of what a TUN handed out, packed.
+
+    None unless it is one packet with the length that its header states, as
+    :func:`pyvpn.wire.ip.endpoints_of` judges it.
+    """
+    size = len(frame) - VNET_SIZE
+    if size < 20:
+        return None
+    first = frame[VNET_SIZE]
+    if 0x45 <= first <= 0x4F:
+        if (frame[12] << 8 | frame[13]) == size and (first & 15) * 4 <= size:
+            return frame[22:26], frame[26:30]
+    elif first >> 4 == 6 and size >= 40 and (frame[14] << 8 | frame[15]) + 40 == size:
+        return frame[18:34], frame[34:50]
+    return None
+
+
+def largest_of(frame: bytes) -> int:
+    """Return the bytes of the largest packet that *frame*, if it is sound, stands for."""
+    whole = len(frame) - VNET_SIZE
+    if frame.startswith(PLAIN) or whole < 20:
+        return whole
+    _, kind, _, size, start, _ = _VNET.unpack_from(frame)
+    at = VNET_SIZE + start + 12
+    if kind == GSO_NONE or at >= len(frame):
+        return whole
+    headers: int = start + (8 if kind & ~GSO_ECN == GSO_UDP else (frame[at] >> 4) * 4)
+    return min(whole, headers + int(size))
 
 
 def headers_of(packet: bytes) -> tuple[int, int, int, int] | None:

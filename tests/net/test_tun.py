@@ -467,6 +467,50 @@ class TunTests(TunCase):
         self.assertEqual([], self.batches)
         self.assertEqual({"larger-than-mtu": 29 * BATCH}, self.dropped())
 
+    def test_frames(self) -> None:
+        """Frames are handed out as they are, by somebody's wish, until it is taken back."""
+        frames: list[list[bytes]] = []
+        self.tun = Tun(
+            self.reactor,
+            NAME,
+            1420,
+            self.batches.append,
+            self.losses.append,
+            self.counters,
+            self.system,
+            frames=frames.append,
+        )
+        self.addCleanup(self.tun.close)
+        tun = self.opened()
+        whole = frame(ip4(TCP, tcp(bytes(40_000))), 1000)
+        large = frame(ip6(UDP, udp(bytes(40_000))), 1400)
+        tun.hand_out_frames(True)
+        tun.hand_out_frames(True)
+        self.assertEqual(0x67, self.system.offloads)
+        several = [PLAIN + packet(1), whole, large, PLAIN + packet(2, 1421)]
+        waiting = iter([*several, *[whole] * 6])
+        self.patch(self.system, "read", lambda _fd, _size: next(waiting))
+        tun.doRead()
+
+        self.assertEqual([[PLAIN + packet(1), *[whole] * 6]], frames)
+        self.assertEqual({"larger-than-mtu": 30}, self.dropped())
+        self.assertEqual([whole], list(waiting))  # a batch is bounded by what is in it
+        tun.hand_out_frames(False)
+        self.assertEqual(0, self.system.offloads)
+        waiting = iter([PLAIN + packet(1)] * BATCH)
+        tun.doRead()
+        self.assertEqual([[packet(1)] * BATCH], self.batches)
+        self.assertEqual(1, len(frames))
+
+    def test_frames_of_older_kernels(self) -> None:
+        """Without virtio headers, and without somebody who takes them, there are packets."""
+        self.tun.hand_out_frames(True)
+        tun = self.opened()
+        self.assertEqual(0, self.system.offloads)
+        self.outside.put(NAME, [packet(1)])
+        tun.doRead()
+        self.assertEqual([[packet(1)]], self.batches)
+
     def test_rebuilt(self) -> None:
         """A super-packet that crossed the tunnel is written as it is."""
         tun = self.opened()

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from pyvpn.crypto.keypair import REJECT_AFTER_MESSAGES
 from pyvpn.tunnel.counters import Counters, Drop
 from pyvpn.tunnel.peer import Peer
 from pyvpn.tunnel.router import Router
 from pyvpn.tunnel.session import Session
-from pyvpn.wire.offload import Run, outgoing
+from pyvpn.wire.ip import endpoints_of
+from pyvpn.wire.offload import Run, ends_of, outgoing
 from pyvpn.wire.rebuild import SuperPacket, rebuild
-from pyvpn.wire.segments import cut
+from pyvpn.wire.segments import PLAIN, cut
 from tests.tunnel.packets import KeepingSink, packed
 from tests.tunnel.wires import Pair, hello
 from tests.wire.plain_segments import TCP, UDP, frame, ip4, ip6, tcp, udp
@@ -153,6 +155,90 @@ class OpenTests(SynchronousTestCase):
         self.assertIsNotNone(pair.to_left.current)
 
 
+class SendTests(SynchronousTestCase):
+    """Frames that are sent, to an end that takes them."""
+
+    def setUp(self) -> None:
+        """Two ends that have met, and the packets that arrive at the right one."""
+        self.pair = Pair()
+        self.pair.meet()
+        self.pair.to_left.offload = True
+        self.got: list[bytes] = []
+        right = self.pair.right
+        right.deliver = lambda peer, packets, now: self.got.extend(packets)  # type: ignore[method-assign]
+        right.wg._deliver_super = lambda peer, packets, now: self.got.extend(
+            packet for each in packets for packet in each.cut()
+        )
+        self.peer = self.pair.to_right
+        self.peer.offload = True
+
+    def frames(self) -> list[bytes]:
+        return [WHOLE, PLAIN + hello(b"plain"), frame(ip6(UDP, udp(bytes(3000))), 1000)]
+
+    def test_both_ways(self) -> None:
+        """What is sent uncut arrives as the packets that it stands for, and is counted so."""
+        frames = self.frames()
+        packets = [packet for each in frames for packet in cut(each)]
+        before = self.peer.tx_bytes
+        self.assertTrue(self.peer.takes_frames(self.pair.net.now))
+        taken = self.peer.send_frames(frames, self.pair.net.now)
+        self.pair.net.settle()
+
+        self.assertEqual((14, sum(map(len, packets))), taken)
+        self.assertEqual(packets, self.got)
+        sent = self.pair.left.sent[-14:]
+        self.assertEqual(sum(len(each.datagram) for each in sent), self.peer.tx_bytes - before)
+        self.assertEqual([2] * 10 + [0] * 4, [each.tos for each in sent])
+        self.assertEqual([5] * 10 + [4] + [5] * 3, [each.kind for each in sent])
+
+    def test_too_large_to_cross_uncut(self) -> None:
+        """A packet beyond the budget goes complete, for whoever is to judge it."""
+        self.peer.mtu = 1000
+        self.peer.send_frames([WHOLE], self.pair.net.now)
+        self.assertEqual({4}, {each.kind for each in self.pair.left.sent[-10:]})
+
+    def test_not_to_others(self) -> None:
+        """An end that did not announce it, that we have no key for, or no way to, gets none."""
+        now = self.pair.net.now
+        self.peer.offload = False
+        self.assertFalse(self.peer.takes_frames(now))
+        self.peer.offload = True
+        self.assertFalse(self.peer.takes_frames(now + 181.0))
+        self.peer.endpoint = None
+        self.assertFalse(self.peer.takes_frames(now))
+        self.peer.endpoint = self.pair.right.place
+        self.assertTrue(self.peer.takes_frames(now))
+        self.peer.down()
+        self.assertFalse(self.peer.takes_frames(now))
+
+    def test_timers(self) -> None:
+        """A run is data: unanswered it brings a new handshake, old keys bring one, too."""
+        net = self.pair.net
+        net.lose = lambda end, sent: True
+        handshakes = len(self.pair.left.of_kind(1))
+        self.peer.send_frames([WHOLE], net.now)
+        net.run(16.0)
+        self.assertEqual(handshakes + 1, len(self.pair.left.of_kind(1)))
+        pair = Pair()
+        pair.meet()
+        pair.to_right.offload = True
+        pair.net.now += 121.0
+        pair.to_right.send_frames([WHOLE], pair.net.now)
+        self.assertEqual(2, len(pair.left.of_kind(1)))
+
+    def test_used_up(self) -> None:
+        """With a keypair that is used up the run is lost, counted, and another key is made."""
+        keypair = self.peer.current
+        assert keypair is not None
+        self.pair.net.now += 10.0
+        keypair.counter = REJECT_AFTER_MESSAGES - 5
+        self.assertEqual((0, 0), self.peer.send_frames([WHOLE], self.pair.net.now))
+        self.assertEqual(10, self.pair.left.dropped(Drop.EXPIRED_KEY))
+        self.assertEqual(2, len(self.pair.left.of_kind(1)))
+        self.assertEqual((0, 0), self.peer.send_frames([b"junk"], self.pair.net.now))
+        self.assertEqual(1, self.pair.left.dropped(Drop.MALFORMED))
+
+
 class Tun(KeepingSink):
     """Takes super-packets, too."""
 
@@ -222,3 +308,57 @@ class JudgeTests(SynchronousTestCase):
         self.router.client_to_client = False
         self.router.super_packets_from_session(self.sessions[0], [packet], 5.0)
         self.assertEqual({Drop.DESTINATION: 10}, self.sessions[0].drops.dropped)
+
+    def test_frames_from_the_tun(self) -> None:
+        """Frames go uncut to who takes them so, and in packets to the others; all are judged."""
+        one, other = self.sessions
+        peer = TakesFrames()
+        one.peer = one.carrier = peer
+        to_one = to("10.0.0.1", frame(ip4(TCP, tcp(bytes(9500))), 1000))
+        to_other = to("10.0.0.2", frame(ip4(TCP, tcp(bytes(2500))), 1000))
+        plain = PLAIN + hello(b"plain")
+        frames = [to_one, to_other, to_one, b"junk", to_other, to("10.0.0.9", to_one), plain]
+        frames += [to("224.0.0.1", to_one)]
+        self.router.frames_from_tun(frames, 5.0)
+        sink = other.carrier
+        assert isinstance(sink, KeepingSink)
+
+        self.assertEqual([[to_one, to_one]], peer.frames)
+        self.assertEqual(cut(to_other) * 2 + [hello(b"plain")], sink.packets)
+        self.assertEqual((7, 700), (one.packets_out, one.bytes_out))
+        self.assertEqual(7, other.packets_out)
+        expected = {Drop.MALFORMED: 1, Drop.NO_ROUTE: 10, Drop.MULTICAST: 10}
+        dropped = self.router.counters.dropped
+        self.assertEqual(expected, {each: dropped[each] for each in expected})
+        one.carrier = KeepingSink()
+        self.router.frames_from_tun([to_one], 5.0)
+        self.assertEqual(cut(to_one), one.carrier.packets)
+        self.assertEqual(1, len(peer.frames))
+
+    def test_ends_of_frames(self) -> None:
+        """They are those that the packet itself has, if it is one."""
+        for packet in (hello(), ip4(TCP, tcp(b"x")), ip6(UDP, udp(b"y")), b"", b"\x45" * 19):
+            for whole in packet, packet[:-1], packet + b"\0":
+                self.assertEqual(endpoints_of(whole), ends_of(PLAIN + whole))
+
+
+class TakesFrames(KeepingSink):
+    """A peer that takes frames."""
+
+    heard = 0.0
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.frames: list[list[bytes]] = []
+
+    def takes_frames(self, now: float) -> bool:
+        return True
+
+    def send_frames(self, frames: list[bytes], now: float) -> tuple[int, int]:
+        self.frames.append(frames)
+        return 7, 700
+
+
+def to(address: str, whole: bytes) -> bytes:
+    """Return *whole* with another destination; its checksums are wrong then."""
+    return whole[:26] + packed(address) + whole[30:]

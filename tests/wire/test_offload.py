@@ -241,6 +241,10 @@ class OutgoingTests(SynchronousTestCase):
         self.cut_instead(frame(ip4(TCP, tcp(bytes(100))), 47))
         self.cut_instead(frame(ip6(UDP, udp(bytes(65))), 1))
         self.cut_instead(frame(ip4(TCP, tcp(bytes(1000))), 1000))
+        for make, at in (ip4, 13), (ip6, 15):
+            lying = bytearray(frame(make(TCP, tcp(many)), 1000))
+            lying[at] ^= 1  # the length of it all
+            self.cut_instead(bytes(lying))
         urgent = bytearray(frame(ip4(TCP, tcp(many)), 1000))
         urgent[VNET_SIZE + 39] = 1
         self.cut_instead(bytes(urgent))
@@ -327,6 +331,12 @@ class GatherTests(SynchronousTestCase):
             PLAIN + ip6(44, bytes(60)),
         ):
             self.assertEqual([3, -1, 3], self.shape([*one[:3], between, *one[3:]]))
+
+    def test_super_packet_between(self) -> None:
+        """Nor is a super-packet of the same flow overtaken."""
+        one = [single(ip4(UDP, udp(payload_of(500, n)))) for n in range(6)]
+        between = frame(ip4(UDP, udp(bytes(1900))), 500)
+        self.assertEqual([3, 4, 3], self.shape([*one[:3], between, *one[3:]]))
 
     def test_apart(self) -> None:
         """What differs in anything that counts is not gathered."""
