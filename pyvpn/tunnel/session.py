@@ -35,6 +35,8 @@ class TunnelPeer(Carrier, Protocol):
 
     heard: float
     """When anything authenticated last came from it."""
+    offload: bool
+    """Whether both ends announced that they take super-packets uncut."""
 
     def takes_frames(self, now: float) -> bool:
         """Whether it takes at once, uncut, what a TUN hands out behind virtio headers."""
@@ -223,6 +225,12 @@ class Session:
         self.packets_out += taken
         self.bytes_out += sum(map(len, packets if taken == len(packets) else packets[:taken]))
         return taken
+
+    @property
+    def crosses_uncut(self) -> bool:
+        """Whether super-packets cross to it uncut, if nothing is in the way just now."""
+        peer = self.peer
+        return peer is not None and self.carrier is peer and peer.offload
 
     def takes_frames(self, now: float) -> bool:
         """Whether :meth:`send_frames` may be called: its carrier takes super-packets uncut."""
