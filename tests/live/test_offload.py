@@ -7,8 +7,9 @@ import random
 import select
 import socket
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from hashlib import sha256
 from itertools import groupby
 
@@ -18,13 +19,22 @@ from pyvpn.crypto.keypair import Keypair
 from pyvpn.crypto.noise import TransportKeys
 from pyvpn.net.netlink import set_link_up
 from pyvpn.net.tun_system import CHECKSUM, TCP_SEGMENTS, UDP_SEGMENTS, KernelTunSystem
+from pyvpn.testing.lab import Lab
 from pyvpn.testing.namespace import Namespace, ip
-from pyvpn.wire.datagram import OFFLOAD
+from pyvpn.wire.datagram import DATA, OFFLOAD
 from pyvpn.wire.ip import trimmed
 from pyvpn.wire.offload import Run, outgoing
 from pyvpn.wire.rebuild import rebuild
 from pyvpn.wire.segments import PLAIN, VNET_SIZE, cut
-from tests.live.office import SOAKING
+from tests.live.office import (
+    OFFICE_ADDRESSES,
+    SOAKING,
+    Office,
+    Web,
+    fetch,
+    in_url,
+    wait_until,
+)
 from tests.wire.plain_segments import (
     ACK,
     CWR,
@@ -45,6 +55,7 @@ from tests.wire.test_segments import payload_of
 PATIENCE = 60.0
 MTU = 1420
 SIZE = (64 if SOAKING else 8) << 20
+SERVER_PORT = (51820).to_bytes(2, "big")
 ALL = CHECKSUM | TCP_SEGMENTS | UDP_SEGMENTS
 
 
@@ -308,3 +319,38 @@ def hop(packet: bytes) -> bytes:
     return (
         packet[:8] + bytes([packet[8] - 1]) + packet[9:10] + check.to_bytes(2, "big") + packet[12:]
     )
+
+
+@pytest.fixture(scope="module")
+def web(lab: Lab) -> Iterator[Web]:
+    """The office's web server."""
+    with closing(Web(lab)) as server:
+        yield server
+
+
+def outer_kinds(sniffer: socket.socket) -> Counter[int]:
+    """Return how many messages of each type came in from the server by UDP, as far as seen."""
+    sniffer.setblocking(False)
+    kinds: Counter[int] = Counter()
+    with suppress(BlockingIOError):
+        while packet := sniffer.recv(65_536):
+            if packet[9] == UDP and packet[20:22] == SERVER_PORT:
+                kinds[packet[28]] += 1
+    return kinds
+
+
+def test_ends_of_ours(office: Office, lab: Lab, web: Web) -> None:
+    """A client and a server of ours use it, both ways, and what is downloaded is right."""
+    digest = web.put("uncut", 16)
+    office.open()
+    client = office.join()
+    wait_until(lambda: "packets go by UDP" in client.log.read_text())
+    assert fetch(lab, "laptop", f"http://{OFFICE_ADDRESSES[0]}/uncut") == digest  # both see it
+    with lab.hosts["laptop"].inside():
+        sniffer = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM)
+        sniffer.bind(("eth0", 3))
+    with sniffer:
+        for address in OFFICE_ADDRESSES:
+            assert fetch(lab, "laptop", f"http://{in_url(address)}/uncut") == digest
+        kinds = outer_kinds(sniffer)
+    assert kinds[OFFLOAD] > kinds[DATA] > 0
