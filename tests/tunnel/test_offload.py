@@ -335,6 +335,18 @@ class JudgeTests(SynchronousTestCase):
         self.assertEqual(cut(to_one), one.carrier.packets)
         self.assertEqual(1, len(peer.frames))
 
+    def test_frames_for_the_link(self) -> None:
+        """What is meant for the link goes to nobody, also where a session is the default route."""
+        one = self.sessions[0]
+        peer = TakesFrames()
+        one.peer = one.carrier = peer
+        self.router.add_route(packed("0.0.0.0"), 0, one)
+        whole = frame(ip4(TCP, tcp(bytes(2500))), 1000)
+        for address in "224.0.0.1", "255.255.255.255", "169.254.0.9":
+            self.router.frames_from_tun([to(address, whole)], 5.0)
+        self.assertEqual([], peer.frames)
+        self.assertEqual({Drop.MULTICAST: 9}, self.router.counters.dropped)
+
     def test_ends_of_frames(self) -> None:
         """They are those that the packet itself has, if it is one."""
         for packet in (hello(), ip4(TCP, tcp(b"x")), ip6(UDP, udp(b"y")), b"", b"\x45" * 19):
