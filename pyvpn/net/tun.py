@@ -6,6 +6,9 @@ get packets one by one.
 
 Rules of this file: nothing raises into the reactor, which would drop us and live on deaf; a
 packet the kernel does not take is counted and forgotten; the loss of the device is told once.
+
+(A long file: one descriptor in the reactor, and what may come out of it and go into it depends on
+the same few facts about the kernel.)
 """
 
 from __future__ import annotations

@@ -340,7 +340,7 @@ class JudgeTests(SynchronousTestCase):
         one = self.sessions[0]
         peer = TakesFrames()
         one.peer = one.carrier = peer
-        self.router.add_route(packed("0.0.0.0"), 0, one)
+        self.router.add_route(bytes(4), 0, one)
         whole = frame(ip4(TCP, tcp(bytes(2500))), 1000)
         for address in "224.0.0.1", "255.255.255.255", "169.254.0.9":
             self.router.frames_from_tun([to(address, whole)], 5.0)
