@@ -5,6 +5,7 @@ from __future__ import annotations
 from zope.interface import Attribute, Interface
 
 from pyvpn.wire.datagram import Path
+from pyvpn.wire.rebuild import SuperPacket
 
 
 class IPacketSink(Interface):
@@ -16,6 +17,9 @@ class IPacketSink(Interface):
 
     def send_packets(packets: list[bytes]) -> int:
         """Take *packets* in order; return how many were accepted.  Never raises, never blocks."""
+
+    def send_super_packets(packets: list[SuperPacket]) -> int:
+        """Do the same with super-packets; return how many of what they stand for were accepted."""
 
 
 class ICarrier(Interface):

@@ -28,6 +28,8 @@ from pyvpn.tunnel.wireguard import WireGuard
 from pyvpn.wire.datagram import Path
 from pyvpn.wire.messages import RegisterAnswer
 from pyvpn.wire.native import TOKEN_BYTES, Way, parse
+from pyvpn.wire.offload import CAPABILITY
+from pyvpn.wire.rebuild import SuperPacket
 
 _log = Logger()
 
@@ -75,6 +77,7 @@ class DataChannel:
             stamps=outside.stamps,
             unix=outside.unix,
             counters=counters,
+            deliver_super=self._deliver_super,
             native=self._native,
             doubted=self._doubted,
         )
@@ -226,6 +229,7 @@ class DataChannel:
         if peer is not None:
             peer.owner = self._session
             peer.is_native = True
+            peer.offload = CAPABILITY in offer.capabilities
             peer.mtu = mtu
         return peer
 
@@ -233,6 +237,9 @@ class DataChannel:
         self._router.packets_from_session(self._session, packets, now)
         if self.choice.next_due == NEVER:
             self.arm()
+
+    def _deliver_super(self, peer: Peer, packets: list[SuperPacket], now: float) -> None:
+        self._router.super_packets_from_session(self._session, packets, now)
 
     def _native(self, peer: Peer, payloads: list[bytes], now: float) -> None:
         for payload in payloads:

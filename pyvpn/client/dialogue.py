@@ -26,6 +26,7 @@ from pyvpn.wire.messages import (
     RegisterAnswer,
     encode_plain_address,
 )
+from pyvpn.wire.offload import CAPABILITY
 
 _log = Logger()
 
@@ -148,6 +149,7 @@ class NativeDialogue:
         request = Register(
             address4=wanted.get(4, ""),
             address6=wanted.get(6, ""),
+            capabilities=(CAPABILITY,) if key else (),
             wireguard_key=key,
             carrier=carrier,
         )

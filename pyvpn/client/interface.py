@@ -116,6 +116,7 @@ class TunnelInterface:
             self._upkeep.deleted,
             counters,
             system,
+            frames=self._frames_from_tun,
         )
         # One session, the server's; its silence is the heartbeat's business, not the router's.
         self.router = Router(self.tun, counters, expiry_seconds=float("inf"))
@@ -123,7 +124,15 @@ class TunnelInterface:
 
     def _packets_from_tun(self, packets: list[bytes]) -> None:
         self.router.packets_from_tun(packets, boottime())
+        self._packets_gone()
+
+    def _frames_from_tun(self, frames: list[bytes]) -> None:
+        self.router.frames_from_tun(frames, boottime())
+        self._packets_gone()
+
+    def _packets_gone(self) -> None:
         self.sent()
+        self.tun.hand_out_frames(self.session.crosses_uncut)
 
     def configure(self, config: ClientConfig) -> None:
         """Judge by another configuration from now on."""

@@ -19,6 +19,7 @@ from pyvpn.tunnel.session import Session
 from pyvpn.tunnel.wireguard import WireGuard
 from pyvpn.wire.command import Command
 from pyvpn.wire.messages import Register, RegisterAnswer
+from pyvpn.wire.offload import CAPABILITY
 
 _log = Logger()
 
@@ -71,13 +72,15 @@ class Natives:
             public = key_from_base64(request.wireguard_key)
         except ValueError:
             raise PeerError("Register: 'wireguard_key' must be 32 bytes in base64") from None
-        token = self.claims.claim(session, public, self._mtu())
+        offload = CAPABILITY in request.capabilities
+        token = self.claims.claim(session, public, self._mtu(), offload)
         agreement = self._agreements.get(session)
         if agreement is None:
             agreement = b64encode(self._random(_AGREEMENT_BYTES)).decode()
             self._agreements[session] = agreement
         return replace(
             answer,
+            capabilities=(CAPABILITY,) if offload else (),
             wireguard_key=key_to_base64(static.public),
             wireguard_endpoints=self._endpoints(),
             token=b64encode(token).decode(),

@@ -129,6 +129,7 @@ class ServerService(Service):
             self._netlink,
             self.counters,
             received=self._packets_from_tun,
+            frames=self._frames_from_tun,
             lost=lambda why: end_with_failure(self.reactor, why),
         )
         self.core = Core(
@@ -184,8 +185,16 @@ class ServerService(Service):
 
     def _packets_from_tun(self, packets: list[bytes]) -> None:
         self.core.router.packets_from_tun(packets, boottime())
+        self._packets_gone()
+
+    def _frames_from_tun(self, frames: list[bytes]) -> None:
+        self.core.router.frames_from_tun(frames, boottime())
+        self._packets_gone()
+
+    def _packets_gone(self) -> None:
         if self.wireguard is not None:
             self.wireguard.clockwork.arm()
+            self.interface.tun.hand_out_frames(self.wireguard.natives.claims.any_uncut)
 
     def _give_back(self) -> None:
         """Undo what a failed start had done so far, last things first."""

@@ -32,6 +32,7 @@ from pyvpn.tunnel.router import Router
 from pyvpn.tunnel.session import Session
 from pyvpn.tunnel.wireguard import WireGuard
 from pyvpn.wire.datagram import Path, Run
+from pyvpn.wire.rebuild import SuperPacket
 
 _log = Logger()
 
@@ -180,6 +181,7 @@ class WireGuardServer:
             unix=unix,
             counters=counters,
             trusted=trusted,
+            deliver_super=self._deliver_super,
             native=lambda peer, payloads, at: self.natives.received(peer, payloads, at),
             doubted=lambda peer, at: self.natives.doubted(peer, at),
         )
@@ -198,6 +200,11 @@ class WireGuardServer:
         session = peer.owner
         if isinstance(session, Session):
             self._router.packets_from_session(session, packets, now)
+
+    def _deliver_super(self, peer: Peer, packets: list[SuperPacket], now: float) -> None:
+        session = peer.owner
+        if isinstance(session, Session):
+            self._router.super_packets_from_session(session, packets, now)
 
     def _places(self) -> tuple[str, ...]:
         """Where clients of ours find us by UDP."""

@@ -45,7 +45,8 @@ class Claims:
     def __init__(self, wireguard: WireGuard, random: Callable[[int], bytes]) -> None:
         self._wireguard = wireguard
         self._random = random
-        self._claims: dict[Session, tuple[bytes, bytes]] = {}  # key and token
+        self._claims: dict[Session, tuple[bytes, bytes, bool]] = {}  # key, token, offload
+        self._uncut: set[Peer] = set()
         self._by_token: dict[bytes, Session] = {}
         self._by_key: dict[bytes, set[Session]] = {}
 
@@ -53,7 +54,12 @@ class Claims:
         """How many sessions have named a key."""
         return len(self._claims)
 
-    def claim(self, session: Session, public: bytes, mtu: int) -> bytes:
+    @property
+    def any_uncut(self) -> bool:
+        """Whether there is a tied key whose holder takes super-packets uncut."""
+        return bool(self._uncut)
+
+    def claim(self, session: Session, public: bytes, mtu: int, offload: bool = False) -> bytes:
         """Note that *session* says the key is its own; return the token that will prove it.
 
         Any earlier token of the session is void.  The same key as before leaves the tunnel as it
@@ -61,6 +67,8 @@ class Claims:
 
         Args:
             mtu: packets to the peer are not padded beyond so many bytes.
+            offload: whether *session* said :data:`pyvpn.wire.offload.CAPABILITY`.  That, too, is
+                its word for the key only once it is proved.
         """
         before = self._claims.get(session)
         if before is not None:
@@ -68,7 +76,7 @@ class Claims:
             if before[0] != public:
                 self._let_go(session, before[0])
         token = self._random(TOKEN_BYTES)
-        self._claims[session] = public, token
+        self._claims[session] = public, token, offload
         self._by_token[token] = session
         self._by_key.setdefault(public, set()).add(session)
         peer = self._wireguard.add_peer(public)
@@ -94,7 +102,15 @@ class Claims:
             before.untie(peer)  # whoever holds the key is where it says, and only there
         peer.owner = session
         session.tie(peer)
+        self._set_offload(peer, self._claims[session][2])
         return session
+
+    def _set_offload(self, peer: Peer, offload: bool) -> None:
+        peer.offload = offload
+        if offload:
+            self._uncut.add(peer)
+        else:
+            self._uncut.discard(peer)
 
     def received(self, peer: Peer, payloads: list[bytes], now: float) -> int:
         """Answer what native ends say through their tunnels.
@@ -147,6 +163,7 @@ class Claims:
         if peer is not None and peer.owner is session:
             peer.owner = None
             session.untie(peer)
+            self._set_offload(peer, False)
         if not sessions:
             del self._by_key[public]
             if peer is not None and peer.is_native and peer.owner is None:

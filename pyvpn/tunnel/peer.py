@@ -30,6 +30,7 @@ from pyvpn.tunnel.counters import Drop
 from pyvpn.tunnel.surroundings import Surroundings
 from pyvpn.wire.datagram import Path
 from pyvpn.wire.ip import ecn_of
+from pyvpn.wire.offload import Run, outgoing
 
 NEVER = float("inf")
 LONG_AGO = float("-inf")
@@ -88,6 +89,7 @@ class Peer:
         "mtu",
         "newest_stamp",
         "next",
+        "offload",
         "owner",
         "preshared_key",
         "previous",
@@ -115,6 +117,8 @@ class Peer:
         """Whose packets these are; for the owner of this object."""
         self.is_native = False
         """Whether it is one of ours, which understands :mod:`pyvpn.wire.native`."""
+        self.offload = False
+        """Whether both ends announced :data:`pyvpn.wire.offload.CAPABILITY`."""
         self.is_up = True
         self.cookies = CookieJar(public)
         self.newest_stamp = bytes(12)
@@ -173,6 +177,46 @@ class Peer:
             self.tx_bytes += len(datagram)
             self._world.outside.send_whole(datagram, self.endpoint)
         self._sent(now)
+
+    def takes_frames(self, now: float) -> bool:
+        """Whether :meth:`send_frames` can send at once what it is given."""
+        return (
+            self.offload
+            and self.is_up
+            and self.endpoint is not None
+            and not self._staged
+            and self._usable(now)
+        )
+
+    def send_frames(self, frames: list[bytes], now: float) -> tuple[int, int]:
+        """Send what a TUN handed out behind virtio headers, uncut; if :meth:`takes_frames`.
+
+        Returns:
+            How many packets that stands for were taken, and their bytes.
+        """
+        keypair, path = self.current, self.endpoint
+        assert keypair is not None
+        assert path is not None
+        items, unknown = outgoing(frames, self.mtu)
+        if unknown:
+            self._world.counters.drop(Drop.MALFORMED, unknown)
+        count = size = 0
+        for item in items:
+            if isinstance(item, Run):
+                datagrams = keypair.seal_run(item)
+                if not datagrams:  # the keypair is used up
+                    self._world.counters.drop(Drop.EXPIRED_KEY, len(item.payloads))
+                    self.initiate(now)
+                    continue
+                self._world.outside.send_datagrams(datagrams, path, ecn_of(item.head))
+                self._transmitted(datagrams, True, True, now)
+                count += len(datagrams)
+                size += item.size
+            else:
+                taken = self.send_packets(item, now)
+                count += taken
+                size += sum(map(len, item[:taken]))
+        return count, size
 
     def set_keepalive(self, seconds: int, now: float) -> None:
         """Keep the path open with a packet after so many *seconds* of silence; 0: do not."""
@@ -459,19 +503,27 @@ class Peer:
                 after = first + len(list(run))
                 send(datagrams[first:after], path, mark)
                 first = after
+        some = self._new_handshake_at == NEVER and any(packets)
+        doubtful = self.is_native and self._doubt_at == NEVER and any(map(_is_packet, packets))
+        self._transmitted(datagrams, some, doubtful, now)
+        return len(datagrams)
+
+    def _transmitted(self, datagrams: list[bytes], some: bool, packet: bool, now: float) -> None:
+        """Note what was sent: *some* of it no keepalive, one of it a *packet*."""
+        keypair = self.current
+        assert keypair is not None
         self.tx_bytes += sum(map(len, datagrams))
         self._sent(now)
-        if self._new_handshake_at == NEVER and any(packets):
+        if some and self._new_handshake_at == NEVER:
             self._new_handshake_at = now + KEEPALIVE_TIMEOUT + REKEY_TIMEOUT + self._world.jitter()
             self._schedule()
-        if self.is_native and self._doubt_at == NEVER and any(map(_is_packet, packets)):
+        if packet and self.is_native and self._doubt_at == NEVER:
             self._doubt_at = now + DOUBT_AFTER
             self._schedule()
         if keypair.counter > REKEY_AFTER_MESSAGES or (
             keypair.initiator and now - keypair.created >= REKEY_AFTER_TIME
         ):
             self.initiate(now)
-        return len(datagrams)
 
     def _send_handshake(self, message: bytes, path: Path, now: float) -> None:
         self.tx_bytes += len(message)

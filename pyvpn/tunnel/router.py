@@ -21,6 +21,9 @@ from pyvpn.tunnel.session import PacketSink, Session
 from pyvpn.wire.icmp import too_big, unreachable
 from pyvpn.wire.ip import endpoints_of
 from pyvpn.wire.narrow import LEAST_MTU6, fitted
+from pyvpn.wire.offload import ends_of
+from pyvpn.wire.rebuild import SuperPacket
+from pyvpn.wire.segments import cut
 
 ERRORS = 100.0
 """ICMP errors a second that we send at most."""
@@ -162,6 +165,37 @@ class Router:
         if nowhere:
             self._answer_unreachable(nowhere, now)
 
+    def frames_from_tun(self, frames: list[bytes], now: float) -> None:
+        """Do :meth:`packets_from_tun` with what the TUN hands out behind virtio headers.
+
+        To a session whose carrier takes them uncut they go so; others get the packets.
+        """
+        uncut: dict[Session, list[bytes]] = {}
+        packets: list[bytes] = []
+        before: bytes | None = None
+        into: list[bytes] | None = None
+        for frame in frames:
+            ends = ends_of(frame)
+            destination = None if ends is None else ends[1]
+            if destination is None or destination != before:
+                before, into = destination, None
+                if destination is not None and (self._one_link or not _stays_on_link(destination)):
+                    session = self.sessions.lookup(destination)
+                    if session is not None and session.takes_frames(now):
+                        into = uncut.setdefault(session, [])
+            if into is not None:
+                into.append(frame)
+                continue
+            made = cut(frame)
+            if made:
+                packets += made
+            else:
+                self.counters.drop(Drop.MALFORMED)
+        for session, some in uncut.items():
+            session.send_frames(some, now)
+        if packets:
+            self.packets_from_tun(packets, now)
+
     def packets_from_session(self, session: Session, packets: list[bytes], now: float) -> None:
         """Pass on what a session may send, to the TUN or to another session.
 
@@ -197,6 +231,37 @@ class Router:
         session.bytes_in += passed
         if to_tun:
             self._tun.send_packets(to_tun)
+        if batches:
+            self._deliver(batches, now, session)
+
+    def super_packets_from_session(
+        self, session: Session, packets: list[SuperPacket], now: float
+    ) -> None:
+        """Do :meth:`packets_from_session` with super-packets: one check each, for its headers.
+
+        Another session gets what it stands for.
+        """
+        session.heard = max(session.heard, now)
+        to_tun: list[SuperPacket] = []
+        here: list[bytes] = []
+        batches: dict[Session, list[bytes]] = {}
+        before: tuple[bytes, bytes] | None = None
+        into: list[bytes] | Drop = Drop.MALFORMED
+        for packet in packets:
+            if packet.ends != before:
+                before = packet.ends
+                into = self._judge(session, before, here, batches)
+            if isinstance(into, Drop):
+                self._refuse(session, into, packet.segments)
+                continue
+            session.packets_in += packet.segments
+            session.bytes_in += packet.size
+            if into is here:
+                to_tun.append(packet)
+            else:
+                into += packet.cut()
+        if to_tun:
+            self._tun.send_super_packets(to_tun)
         if batches:
             self._deliver(batches, now, session)
 

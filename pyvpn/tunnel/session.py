@@ -6,6 +6,7 @@ from collections.abc import Container
 from typing import Protocol
 
 from pyvpn.tunnel.counters import Counters
+from pyvpn.wire.rebuild import SuperPacket
 
 
 class PacketSink(Protocol):
@@ -13,6 +14,9 @@ class PacketSink(Protocol):
 
     def send_packets(self, packets: list[bytes]) -> int:
         """Take *packets* in order, drop and count the rest; return how many were taken."""
+
+    def send_super_packets(self, packets: list[SuperPacket]) -> int:
+        """Do the same; what is returned are packets that these stand for."""
 
 
 class Carrier(Protocol):
@@ -31,6 +35,14 @@ class TunnelPeer(Carrier, Protocol):
 
     heard: float
     """When anything authenticated last came from it."""
+    offload: bool
+    """Whether both ends announced that they take super-packets uncut."""
+
+    def takes_frames(self, now: float) -> bool:
+        """Whether it takes at once, uncut, what a TUN hands out behind virtio headers."""
+
+    def send_frames(self, frames: list[bytes], now: float) -> tuple[int, int]:
+        """Send that; return how many packets were taken that it stands for, and their bytes."""
 
 
 class Session:
@@ -220,6 +232,27 @@ class Session:
         self.packets_out += taken
         self.bytes_out += sum(map(len, packets if taken == len(packets) else packets[:taken]))
         return taken
+
+    @property
+    def crosses_uncut(self) -> bool:
+        """Whether super-packets cross to it uncut, if nothing is in the way just now.
+
+        Not where the path is narrow: there each packet is looked at.
+        """
+        peer = self.peer
+        return peer is not None and self.carrier is peer and peer.offload and not self.path_mtu
+
+    def takes_frames(self, now: float) -> bool:
+        """Whether :meth:`send_frames` may be called: its carrier takes super-packets uncut."""
+        return self.crosses_uncut and self.peer is not None and self.peer.takes_frames(now)
+
+    def send_frames(self, frames: list[bytes], now: float) -> None:
+        """Hand *frames*, as a TUN hands them out, to the carrier, and count what it took."""
+        peer = self.peer
+        assert peer is not None
+        count, size = peer.send_frames(frames, now)
+        self.packets_out += count
+        self.bytes_out += size
 
     def __repr__(self) -> str:
         """Name and device, and whether it is connected."""

@@ -38,9 +38,9 @@ class NativesTests(OfficeCase):
         if isinstance(peer.owner, Session):
             self.office.router.packets_from_session(peer.owner, packets, now)
 
-    def register(self, caller: Caller | None = None, **wishes: str) -> RegisterAnswer:
+    def register(self, caller: Caller | None = None, **wishes: object) -> RegisterAnswer:
         wishes.setdefault("wireguard_key", key_to_base64(self.client.public))
-        request = Register(**wishes)  # type: ignore[arg-type]  # all of these are texts
+        request = Register(**wishes)  # type: ignore[arg-type]  # as the message has them
         data = (caller or self.caller).answer(Command.REGISTER, request.to_bytes())
         return RegisterAnswer.from_bytes(data)
 
@@ -68,6 +68,22 @@ class NativesTests(OfficeCase):
         self.assertEqual(16, len(b64decode(answer.token)))
         self.assertNotEqual("", answer.agreement)
         self.assertEqual(0, answer.epoch)
+
+    def test_offload(self) -> None:
+        """Who says it takes super-packets uncut is told that we do; it holds from the proof on."""
+        answer = self.register(capabilities=("unheard-of", "offload"))
+        self.assertEqual(("offload",), answer.capabilities)
+        peer = self.server.wg.peers[self.client.public]
+        self.assertFalse(peer.offload)
+        self.tie(answer)
+        self.assertTrue(peer.offload)
+        again = self.register()
+        self.assertEqual((), again.capabilities)
+        self.tie(again)
+        self.assertFalse(peer.offload)
+        self.assertEqual(
+            (), self.register(wireguard_key="", capabilities=("offload",)).capabilities
+        )
 
     def test_notAsked(self) -> None:
         """Who names none is told nothing, and has no peer."""

@@ -22,6 +22,7 @@ from pyvpn.tunnel.session import Session
 from pyvpn.tunnel.wireguard import WireGuard
 from pyvpn.wire.datagram import Path
 from pyvpn.wire.ip import endpoints_of
+from pyvpn.wire.rebuild import SuperPacket
 
 EPOCH = 1_700_000_000.0
 """Unix time at the clock's zero."""
@@ -55,6 +56,9 @@ class MemoryTun:
     def send_packets(self, packets: list[bytes]) -> int:
         self.packets += packets
         return len(packets)
+
+    def send_super_packets(self, packets: list[SuperPacket]) -> int:
+        return sum(self.send_packets(each.cut()) for each in packets)
 
 
 class WireGuardEnd:
