@@ -33,6 +33,7 @@ from pyvpn.server.identity import load_identity
 from pyvpn.server.interface import ServerInterface
 from pyvpn.server.listen import Door, LinkFactory, listen_everywhere
 from pyvpn.server.loops import Loops, finish
+from pyvpn.server.pacing import Pacing
 from pyvpn.server.plain_udp import listen_udp
 from pyvpn.server.terms import link_of
 from pyvpn.server.wireguard import WireGuardServer
@@ -151,6 +152,7 @@ class ServerService(Service):
         self._announce()
         if self.wireguard is not None:
             self._begin_wireguard(self.wireguard)
+        self._pacing = Pacing(self.reactor, self.core.router, boottime, self._arm)
         self._loops.start(self.core.tick, TICK_SECONDS)
         self._loops.start(self.core.look_for_changes, LOOK_SECONDS)
         self._loops.start(self.core.clients.expire_leases, LEASE_SECONDS)
@@ -184,6 +186,9 @@ class ServerService(Service):
 
     def _packets_from_tun(self, packets: list[bytes]) -> None:
         self.core.router.packets_from_tun(packets, boottime())
+        self._arm()
+
+    def _arm(self) -> None:
         if self.wireguard is not None:
             self.wireguard.clockwork.arm()
 
@@ -356,6 +361,7 @@ class ServerService(Service):
         """Tell everybody, undo everything; done within two seconds whatever hangs."""
         super().stopService()
         self._loops.stop()
+        self._pacing.stop()
         self._hashing.stop()
         closing = [port.stopListening() or succeed(None) for port in self._ports]
         if self.wireguard is not None:

@@ -16,6 +16,7 @@ from pyvpn.errors import Misuse
 from pyvpn.tunnel.ages import Ages
 from pyvpn.tunnel.counters import Counters, Drop
 from pyvpn.tunnel.flood import Bucket
+from pyvpn.tunnel.limits import Limits
 from pyvpn.tunnel.prefixes import Prefixes
 from pyvpn.tunnel.session import PacketSink, Session
 from pyvpn.wire.icmp import unreachable
@@ -61,6 +62,8 @@ class Router:
         # A lower bound of each session's ``heard``, corrected only when it comes up: hearing
         # from a session, which happens with every batch, costs nothing here.
         self._heard: Ages[Session] = Ages()
+        self.limits = Limits(self._from_session, self._send_late, self._refuse)
+        """How fast sessions may be."""
 
     # -- who is here
 
@@ -87,6 +90,7 @@ class Router:
             self.sessions.remove(address, 8 * len(address))
         for network, length in self._routes.pop(session, ()):
             self.sessions.remove(network, length)
+        self.limits.forget(session)
         return True
 
     def add_route(self, network: bytes, length: int, session: Session) -> None:
@@ -169,6 +173,12 @@ class Router:
         the peer lives.
         """
         session.heard = max(session.heard, now)
+        if session.limit_in is not None:
+            packets = self.limits.within(session, session.limit_in, packets, now)
+        self._from_session(session, packets, now)
+
+    def _from_session(self, session: Session, packets: list[bytes], now: float) -> None:
+        """Judge each packet, and pass on those that may pass."""
         to_tun: list[bytes] = []
         batches: dict[Session, list[bytes]] = {}
         passed = number = 0
@@ -249,9 +259,18 @@ class Router:
         return to_tun if destination in session.reachable else Drop.DESTINATION
 
     def _deliver(self, batches: dict[Session, list[bytes]], now: float) -> list[bytes]:
+        """Give each session as many as its limit lets pass; else as :meth:`_send`."""
+        for session, packets in batches.items():
+            if session.limit_out is not None:
+                batches[session] = self.limits.within(session, session.limit_out, packets, now)
+        return self._send(batches, now)
+
+    def _send(self, batches: dict[Session, list[bytes]], now: float) -> list[bytes]:
         """Give each session its packets; return those for sessions of which nobody knows where."""
         lost: list[bytes] = []
         for session, packets in batches.items():
+            if not packets:
+                continue
             carrier = session.carrier
             taken = session.send_packets(packets, now)
             if taken < len(packets):
@@ -261,6 +280,11 @@ class Router:
                 if reason == Drop.NO_ENDPOINT:
                     lost += packets[taken:]
         return lost
+
+    def _send_late(self, session: Session, packets: list[bytes], now: float) -> None:
+        """Give *session* what has waited for its limit."""
+        if nowhere := self._send({session: packets}, now):
+            self._answer_unreachable(nowhere, now)
 
     def _answer_unreachable(self, packets: list[bytes], now: float) -> None:
         answers: list[bytes] = []

@@ -6,6 +6,7 @@ from collections.abc import Container
 from typing import Protocol
 
 from pyvpn.tunnel.counters import Counters
+from pyvpn.tunnel.limit import Limit
 
 
 class PacketSink(Protocol):
@@ -63,6 +64,8 @@ class Session:
         "drops",
         "epoch",
         "heard",
+        "limit_in",
+        "limit_out",
         "link",
         "name",
         "packets_in",
@@ -101,6 +104,10 @@ class Session:
         """Of the client's latest word on the carrier; a lower one is from the past."""
         self.wants_peer = False
         """What that word was."""
+        self.limit_in: Limit | None = None
+        """How much may come from it; see :meth:`pyvpn.tunnel.limits.Limits.set`."""
+        self.limit_out: Limit | None = None
+        """How much may go to it."""
         self.packets_in = 0
         """Packets from it that passed every check."""
         self.bytes_in = 0
