@@ -10,19 +10,31 @@ import sys
 import time
 from contextlib import ExitStack
 from dataclasses import asdict
+from itertools import count
 from pathlib import Path
 
 import click
 
-from bench.contenders import ALL, Contender
+from bench.contenders import Contender, PyvpnStock, PyvpnTls, PyvpnUdp, Veth, WireGuardGo
 from bench.measure import FIGURES, TESTS, Bench
+from bench.others import Ocserv, OpenVpn
 from bench.pair import Pair
-from bench.report import Results, to_rst, to_svg
+from bench.report import WIRE, Results, to_rst, to_svg
 from pyvpn import __version__
 from pyvpn.errors import HostError, PyvpnError
 from pyvpn.testing import sandbox
 
 RESULTS = Path(__file__).with_name("results")
+ALL: tuple[type[Contender], ...] = (
+    Veth,
+    PyvpnUdp,
+    PyvpnStock,
+    PyvpnTls,
+    WireGuardGo,
+    OpenVpn,
+    Ocserv,
+)
+"""In the order of the tables."""
 NAMES = {each.name: each for each in ALL}
 
 
@@ -59,9 +71,11 @@ def _start(
 ) -> list[Contender]:
     """Set up a pair and a VPN each; who fails is left out, with the reason."""
     started: list[Contender] = []
+    numbers = count(1)
     for wire in wires:
         for kind in kinds:
-            pair = stack.enter_context(Pair(len(started) + 1, wire))
+            pair = Pair(next(numbers), wire)
+            stack.enter_context(pair)
             contender = kind(pair)
             try:
                 contender.start()
@@ -115,8 +129,6 @@ def _write(results: Results, folder: Path) -> list[Path]:
     """Write table, picture and the bare values; return where."""
     folder.mkdir(parents=True, exist_ok=True)
     stem = time.strftime("%Y-%m-%d-%H%M")
-    order = [f"{name}{wire}" for wire in ("", " @wire") for name in NAMES]
-    results.values = {each: results.values[each] for each in order if each in results.values}
     written = {
         folder / f"{stem}.rst": to_rst(results),
         folder / f"{stem}.svg": to_svg(results),
@@ -163,6 +175,8 @@ def main(
             _measure(contenders, list(tests or TESTS), rounds, seconds, results)
     except PyvpnError as error:
         raise click.ClickException(str(error)) from error
+    order = [f"{name}{wire}" for wire in ("", WIRE) for name in NAMES]
+    results.values = {each: results.values[each] for each in order if each in results.values}
     results.about["load after"] = " ".join(f"{each:.1f}" for each in os.getloadavg())
     click.echo(to_rst(results))
     for path in _write(results, into):

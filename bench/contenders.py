@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 from bench.pair import SERVER, Pair
@@ -229,7 +229,3 @@ class PyvpnStock(_Pyvpn, _WithApp):
         began = time.monotonic()
         self.clients = [self._run_app(self.pair.client, "app", path.read_text())]
         self._wait_for_ping(began)
-
-
-ALL: Sequence[type[Contender]] = (Veth, WireGuardGo, PyvpnUdp, PyvpnStock, PyvpnTls)
-"""In the order of the tables."""

@@ -96,16 +96,21 @@ def table(rows: Sequence[Sequence[str]]) -> str:
 def to_rst(results: Results) -> str:
     """The whole report."""
     present = [name for name in FIGURES if any(name in each for each in results.values.values())]
-    heads = [f"{FIGURES[name].title}, {FIGURES[name].unit}" for name in present]
-    rows = [["", *heads]]
-    for title in results.values:
-        cells = [
-            spell(list(results.of(title, name).values()), FIGURES[name].digits) for name in present
-        ]
-        rows.append([title, *cells])
     text = ["Side by side", "============", ""]
     text += [f"* {key}: {value}" for key, value in results.about.items()]
-    text += ["", f"Medians of {results.rounds} rounds, ranges in brackets.", "", table(rows)]
+    text += ["", f"Medians of {results.rounds} rounds, ranges in brackets."]
+    for wire in (False, True):
+        titles = [title for title in results.values if title.endswith(WIRE) == wire]
+        if not titles:
+            continue
+        rows = [["", *(title.removesuffix(WIRE) for title in titles)]]
+        for name in present:
+            figure = FIGURES[name]
+            found = [list(results.of(each, name).values()) for each in titles]
+            cells = [spell(each, figure.digits) for each in found]
+            rows.append([f"{figure.title}, {figure.unit}", *cells])
+        said = "each packet crosses the cable alone (@wire)" if wire else "the cable has offloads"
+        text += ["", f"Where {said}:", "", table(rows)]
     if compared := _against(results):
         text += ["", "Ratios", "======", "", "Of each round, then the median.", "", compared]
     if results.missing:
