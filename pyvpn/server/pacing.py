@@ -7,9 +7,11 @@ from collections.abc import Callable
 from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 
+from pyvpn.config.values import spell_rate
 from pyvpn.net.clockwork import Clock
 from pyvpn.tunnel.limit import LONGEST
 from pyvpn.tunnel.router import Router
+from pyvpn.tunnel.session import Session
 
 
 class Pacing:
@@ -33,6 +35,7 @@ class Pacing:
         self._sent = sent
         self._wake: IDelayedCall | None = None
         self._stopped = False
+        self._told_of_bug = False
         router.limits.held_up = self._wait
 
     _log = Logger()
@@ -55,6 +58,16 @@ class Pacing:
             pause = self._router.limits.release(self._now())
             self._sent()
         except Exception:  # noqa: BLE001 - what else waits goes on
-            self._log.failure("packets that waited were lost to a bug of ours")
+            # Told once: who can provoke the bug with a packet could else fill the disk.
+            if not self._told_of_bug:
+                self._told_of_bug = True
+                self._log.failure("packets that waited were lost to a bug of ours")
         if pause:
             self._wait(pause)
+
+
+def limits_in_words(session: Session) -> str:
+    """How fast it may be, for a line about it; empty if it has no limit."""
+    named = {"up": session.limit_in, "down": session.limit_out}
+    held = [f"{way} {spell_rate(limit.bits)}" for way, limit in named.items() if limit]
+    return f", limited to {', '.join(held)}" if held else ""

@@ -33,7 +33,7 @@ from pyvpn.server.identity import load_identity
 from pyvpn.server.interface import ServerInterface
 from pyvpn.server.listen import Door, LinkFactory, listen_everywhere
 from pyvpn.server.loops import Loops, finish
-from pyvpn.server.pacing import Pacing
+from pyvpn.server.pacing import Pacing, limits_in_words
 from pyvpn.server.plain_udp import listen_udp
 from pyvpn.server.terms import link_of
 from pyvpn.server.wireguard import WireGuardServer
@@ -346,7 +346,7 @@ class ServerService(Service):
                 packets_out=session.packets_out,
                 bytes_out=session.bytes_out,
                 heard=_heard(session, now),
-                state=_way(session),
+                state=_way(session) + limits_in_words(session),
             )
         for reason, n in sorted(self.counters.dropped.items()):
             _log.info("dropped {n} packets: {reason}", n=n, reason=str(reason))

@@ -185,7 +185,9 @@ def test_several(office: Office, lab: Lab) -> None:
         for rate in rates:
             check(f"one of {CLIENTS}", figure, rate)
         assert answered == 20
-    assert re.search(r"dropped \d+ packets: rate-limit", office.status())
+    status = office.status()
+    assert re.search(r"dropped \d+ packets: rate-limit", status)
+    assert len(re.findall(r"limited to up 3M, down 3M$", status, re.MULTILINE)) == CLIENTS
 
 
 def test_nobody_else(office: Office, lab: Lab) -> None:
