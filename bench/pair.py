@@ -14,8 +14,8 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
+from bench.offloads import switch_off
 from pyvpn.testing.lab import Lab
-from pyvpn.testing.namespace import ip
 
 CLIENT, SERVER = "198.18.0.1", "198.18.0.2"
 
@@ -45,4 +45,5 @@ class Pair(Lab):
         )
         if self.wire:
             for host in self.client, self.server:
-                ip("-n", host, "link", "set", "wan", "gso_max_segs", "1")
+                with self.hosts[host].inside():
+                    switch_off("wan")
