@@ -6,7 +6,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: help demo demo-faults lab test soak fuzz lint types coverage news clean
+.PHONY: help demo demo-faults lab test soak fuzz bench bench-micro lint types coverage news clean
 .DELETE_ON_ERROR:
 
 help:
@@ -16,6 +16,8 @@ help:
 	@echo 'make test      all tests: unit and live under pytest, the unit tests under trial too'
 	@echo 'make soak      the live tests at their full length, which takes hours (KILLS=...)'
 	@echo 'make fuzz      a million changed inputs for everything that reads what strangers send (RUNS=...)'
+	@echo 'make bench     side by side with other VPNs, into bench/results (BENCH=..., see bench/README.rst)'
+	@echo 'make bench-micro  what each step of the packet path costs, without root (BENCH=...)'
 	@echo 'make lint      ruff: faults and format'
 	@echo 'make types     mypy, strict'
 	@echo 'make coverage  the unit tests again, with the lines and branches they miss'
@@ -59,6 +61,13 @@ fuzz: SEED = 0
 fuzz: $(VENV)/test
 	$(BIN)/python -m tests.fuzz all --runs $(RUNS) --seed $(SEED)
 
+bench: $(VENV)/runtime
+	@exec $(BIN)/python -m bench $(BENCH)
+
+bench-micro: $(VENV)/bench
+	$(BIN)/python -m pytest -p no:twisted bench/micro.py --benchmark-columns=median,iqr,ops \
+	    --benchmark-sort=name $(BENCH)
+
 lint: $(VENV)/dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -76,8 +85,9 @@ news: $(VENV)/dev
 # One stamp for each set of requirements, so that the demonstration installs no test tools.
 $(VENV)/runtime: WHAT = .
 $(VENV)/test: WHAT = .[test]
+$(VENV)/bench: WHAT = .[bench]
 $(VENV)/dev: WHAT = .[test,dev]
-$(VENV)/runtime $(VENV)/test $(VENV)/dev: setup.cfg pyproject.toml | $(BIN)/python
+$(VENV)/runtime $(VENV)/test $(VENV)/bench $(VENV)/dev: setup.cfg pyproject.toml | $(BIN)/python
 	@echo "Installing into $(VENV), once: $(WHAT)"
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check --editable '$(WHAT)'
 	@touch $@

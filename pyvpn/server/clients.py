@@ -310,6 +310,7 @@ class Clients:
                 heard=self._now(),
             )
             self._router.add(session)
+            self._router.limits.set(session, user.limit_up, user.limit_down, self._now())
             self.sessions[device.id] = session
         stays = self.natives is not None and self.natives.carries(session, request)
         previous = session.join(link, self._now(), keep=stays)
@@ -396,6 +397,8 @@ class Clients:
                 self.dismiss(session, Code.LOG_IN_AGAIN, "the password was changed", 0.0)
             elif (current.fixed4, current.fixed6) != (then.fixed4, then.fixed6):
                 self.dismiss(session, Code.LOG_IN_AGAIN, "the address was changed", 0.0)
+            else:
+                self._router.limits.set(session, current.limit_up, current.limit_down, self._now())
 
     def say_goodbye(self, seconds: float) -> None:
         """Tell everybody that the server goes, and when to come back; end all connections."""
@@ -438,7 +441,11 @@ def _may_stay(then: User, current: User) -> bool:
 
 
 def _same_terms(one: User, other: User) -> bool:
-    return _may_stay(one, other) and (one.fixed4, one.fixed6) == (other.fixed4, other.fixed6)
+    return _may_stay(one, other) and _granted(one) == _granted(other)
+
+
+def _granted(user: User) -> tuple[object, ...]:
+    return user.fixed4, user.fixed6, user.limit_up, user.limit_down
 
 
 def _refusal(code: Code, message: str) -> bytes:

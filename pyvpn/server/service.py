@@ -33,6 +33,7 @@ from pyvpn.server.identity import load_identity
 from pyvpn.server.interface import ServerInterface
 from pyvpn.server.listen import Door, LinkFactory, listen_everywhere
 from pyvpn.server.loops import Loops, finish
+from pyvpn.server.pacing import Pacing, limits_in_words
 from pyvpn.server.plain_udp import listen_udp
 from pyvpn.server.terms import link_of
 from pyvpn.server.wireguard import WireGuardServer
@@ -152,6 +153,7 @@ class ServerService(Service):
         self._announce()
         if self.wireguard is not None:
             self._begin_wireguard(self.wireguard)
+        self._pacing = Pacing(self.reactor, self.core.router, boottime, self._arm)
         self._loops.start(self.core.tick, TICK_SECONDS)
         self._loops.start(self.core.look_for_changes, LOOK_SECONDS)
         self._loops.start(self.core.clients.expire_leases, LEASE_SECONDS)
@@ -185,13 +187,13 @@ class ServerService(Service):
 
     def _packets_from_tun(self, packets: list[bytes]) -> None:
         self.core.router.packets_from_tun(packets, boottime())
-        self._packets_gone()
+        self._arm()
 
     def _frames_from_tun(self, frames: list[bytes]) -> None:
         self.core.router.frames_from_tun(frames, boottime())
-        self._packets_gone()
+        self._arm()
 
-    def _packets_gone(self) -> None:
+    def _arm(self) -> None:
         if self.wireguard is not None:
             self.wireguard.clockwork.arm()
             self.interface.tun.hand_out_frames(self.wireguard.natives.claims.any_uncut)
@@ -350,7 +352,7 @@ class ServerService(Service):
                 packets_out=session.packets_out,
                 bytes_out=session.bytes_out,
                 heard=_heard(session, now),
-                state=_way(session),
+                state=_way(session) + limits_in_words(session),
             )
         for reason, n in sorted(self.counters.dropped.items()):
             _log.info("dropped {n} packets: {reason}", n=n, reason=str(reason))
@@ -365,6 +367,7 @@ class ServerService(Service):
         """Tell everybody, undo everything; done within two seconds whatever hangs."""
         super().stopService()
         self._loops.stop()
+        self._pacing.stop()
         self._hashing.stop()
         closing = [port.stopListening() or succeed(None) for port in self._ports]
         if self.wireguard is not None:

@@ -21,6 +21,8 @@ class Drop(StrEnum):
     """Its owner is known but not connected at the moment."""
     QUEUE_FULL = "queue-full"
     """The peer reads more slowly than packets arrive for it."""
+    RATE = "rate-limit"
+    """More than its user may have a second."""
     TUN_FULL = "tun-full"
     """The kernel took no more packets from us."""
     TOO_BIG = "larger-than-mtu"

@@ -16,6 +16,7 @@ from pyvpn.errors import Misuse
 from pyvpn.tunnel.ages import Ages
 from pyvpn.tunnel.counters import Counters, Drop
 from pyvpn.tunnel.flood import Bucket
+from pyvpn.tunnel.limits import Limits
 from pyvpn.tunnel.prefixes import Prefixes
 from pyvpn.tunnel.session import PacketSink, Session
 from pyvpn.wire.icmp import too_big, unreachable
@@ -65,6 +66,8 @@ class Router:
         # A lower bound of each session's ``heard``, corrected only when it comes up: hearing
         # from a session, which happens with every batch, costs nothing here.
         self._heard: Ages[Session] = Ages()
+        self.limits = Limits(self._from_session, self._send_late, self._refuse)
+        """How fast sessions may be."""
 
     # -- who is here
 
@@ -91,6 +94,7 @@ class Router:
             self.sessions.remove(address, 8 * len(address))
         for network, length in self._routes.pop(session, ()):
             self.sessions.remove(network, length)
+        self.limits.forget(session)
         return True
 
     def add_route(self, network: bytes, length: int, session: Session) -> None:
@@ -204,6 +208,12 @@ class Router:
         the peer lives.
         """
         session.heard = max(session.heard, now)
+        if session.limit_in is not None:
+            packets = self.limits.within(session, session.limit_in, packets, now)
+        self._from_session(session, packets, now)
+
+    def _from_session(self, session: Session, packets: list[bytes], now: float) -> None:
+        """Judge each packet, and pass on those that may pass."""
         to_tun: list[bytes] = []
         batches: dict[Session, list[bytes]] = {}
         passed = number = 0
@@ -239,8 +249,12 @@ class Router:
     ) -> None:
         """Do :meth:`packets_from_session` with super-packets: one check each, for its headers.
 
-        Another session gets what it stands for.
+        Another session gets what it stands for, and a limit counts that.
         """
+        if session.limit_in is not None:
+            whole = [each for packet in packets for each in packet.cut()]
+            self.packets_from_session(session, whole, now)
+            return
         session.heard = max(session.heard, now)
         to_tun: list[SuperPacket] = []
         here: list[bytes] = []
@@ -318,12 +332,23 @@ class Router:
     def _deliver(
         self, batches: dict[Session, list[bytes]], now: float, origin: Session | None = None
     ) -> list[bytes]:
+        """Give each session as many as its limit lets pass; else as :meth:`_send`."""
+        for session, packets in batches.items():
+            if session.limit_out is not None:
+                batches[session] = self.limits.within(session, session.limit_out, packets, now)
+        return self._send(batches, now, origin)
+
+    def _send(
+        self, batches: dict[Session, list[bytes]], now: float, origin: Session | None = None
+    ) -> list[bytes]:
         """Give each session its packets; return those for sessions of which nobody knows where.
 
         They come from *origin*, or from the TUN.
         """
         lost: list[bytes] = []
         for session, packets in batches.items():
+            if not packets:
+                continue
             carrier = session.carrier
             if session.path_mtu and carrier is not None and carrier is session.peer:
                 packets = self._fit(session, packets, origin, now)
@@ -361,6 +386,11 @@ class Router:
             elif answers:
                 self._tun.send_packets(answers)
         return fitting
+
+    def _send_late(self, session: Session, packets: list[bytes], now: float) -> None:
+        """Give *session* what has waited for its limit."""
+        if nowhere := self._send({session: packets}, now):
+            self._answer_unreachable(nowhere, now)
 
     def _answer_unreachable(self, packets: list[bytes], now: float) -> None:
         answers: list[bytes] = []

@@ -6,6 +6,7 @@ from collections.abc import Container
 from typing import Protocol
 
 from pyvpn.tunnel.counters import Counters
+from pyvpn.tunnel.limit import Limit
 from pyvpn.wire.rebuild import SuperPacket
 
 
@@ -75,6 +76,8 @@ class Session:
         "drops",
         "epoch",
         "heard",
+        "limit_in",
+        "limit_out",
         "link",
         "name",
         "packets_in",
@@ -116,6 +119,10 @@ class Session:
         """What that word was."""
         self.path_mtu = 0
         """Bytes of the largest packet that comes through to the peer; 0: whatever there is."""
+        self.limit_in: Limit | None = None
+        """How much may come from it; see :meth:`pyvpn.tunnel.limits.Limits.set`."""
+        self.limit_out: Limit | None = None
+        """How much may go to it."""
         self.packets_in = 0
         """Packets from it that passed every check."""
         self.bytes_in = 0
@@ -237,10 +244,16 @@ class Session:
     def crosses_uncut(self) -> bool:
         """Whether super-packets cross to it uncut, if nothing is in the way just now.
 
-        Not where the path is narrow: there each packet is looked at.
+        Not where the path is narrow or the rate limited: there each packet is looked at.
         """
         peer = self.peer
-        return peer is not None and self.carrier is peer and peer.offload and not self.path_mtu
+        return (
+            peer is not None
+            and self.carrier is peer
+            and peer.offload
+            and not self.path_mtu
+            and self.limit_out is None
+        )
 
     def takes_frames(self, now: float) -> bool:
         """Whether :meth:`send_frames` may be called: its carrier takes super-packets uncut."""

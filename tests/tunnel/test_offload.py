@@ -335,6 +335,24 @@ class JudgeTests(SynchronousTestCase):
         self.assertEqual(cut(to_one), one.carrier.packets)
         self.assertEqual(1, len(peer.frames))
 
+    def test_limited(self) -> None:
+        """A limit counts them as the packets that they are, either way, and they leave as such."""
+        one = self.sessions[0]
+        four = frame(ip4(TCP, tcp(bytes(60_000))), 1000)
+        self.router.limits.set(one, 1_000_000, 1_000_000, 5.0)
+        self.send(four)
+        self.assertEqual([], self.tun.supers)
+        passed = len(self.tun.packets)
+        self.assertEqual(cut(four)[:passed], self.tun.packets)
+        self.assertLess(passed, 40)
+        peer = TakesFrames()
+        one.peer = one.carrier = peer
+        self.assertFalse(one.crosses_uncut)
+        self.router.frames_from_tun([to("10.0.0.1", four)], 5.0)
+        self.assertEqual([], peer.frames)
+        self.assertLess(0, len(peer.packets))
+        self.assertLess(len(peer.packets), 40)
+
     def test_frames_for_a_narrow_path(self) -> None:
         """They are cut, and what is too large even so is answered."""
         one = self.sessions[0]

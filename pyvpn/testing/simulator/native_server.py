@@ -24,6 +24,7 @@ from pyvpn.server.clients import Clients
 from pyvpn.server.listen import LinkFactory, Relays
 from pyvpn.server.login import LogIns
 from pyvpn.server.loops import Loops
+from pyvpn.server.pacing import Pacing
 from pyvpn.server.terms import Terms
 from pyvpn.server.visit import Statistics, Visit
 from pyvpn.server.wireguard import Ports, WireGuardServer
@@ -192,6 +193,7 @@ class _Process:
             ports=_SimPorts(end.host, end.counters),
         )
         self.clients.natives = self.wireguard.natives
+        Pacing(clock, self.router, clock.seconds, self.wireguard.clockwork.arm)
         public = tuple(
             Endpoint(Place(address, 0).name, end.port) for address in end.host.addresses
         )
