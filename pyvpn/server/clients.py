@@ -283,23 +283,16 @@ class Clients:
         lease: Lease,
         request: Register,
     ) -> Session:
-        addresses = tuple(one for one in (lease.address4, lease.address6) if one is not None)
-        session = self.sessions.get(device.id)
-        if session is None:  # else it is in use, and so is its lease, which cannot have changed
-            session = Session(
-                device=device.id,
-                user=user.id,
-                name=f"{user.name}/{device.name}",
-                addresses=addresses,
-                reachable=self._reachable,
-                heard=self._now(),
-            )
-            self._router.add(session)
-            self.sessions[device.id] = session
+        # If it has one it is in use, and so is its lease, which cannot have changed.
+        session = self.sessions.get(device.id) or self._begin(user, device, lease)
         stays = self.natives is not None and self.natives.carries(session, request)
-        previous = session.join(link, self._now(), keep=stays)
+        # What comes from its own address there has come through its tunnel.
+        inside = visit.source in session.addresses
+        previous = session.join(link, self._now(), keep=stays, carries=not inside)
         visit.session = session
         self._owners[device.id] = user
+        if self.natives is not None and self.natives.returning is not None:
+            self.natives.returning.met(device, user)
         link.expect_within(None)
         link.end_after_silence(self.terms.silence)
         if isinstance(previous, ControlLink) and previous is not link:
@@ -308,9 +301,37 @@ class Clients:
         _log.info(
             "{name} is here from {place}: {addresses}",
             name=session.name,
-            place=visit.place,
+            place="its tunnel" if inside else visit.place,
             addresses=", ".join(_spell(lease)),
         )
+        return session
+
+    def _begin(self, user: User, device: Device, lease: Lease) -> Session:
+        session = Session(
+            device=device.id,
+            user=user.id,
+            name=f"{user.name}/{device.name}",
+            addresses=tuple(one for one in (lease.address4, lease.address6) if one is not None),
+            reachable=self._reachable,
+            heard=self._now(),
+        )
+        self._router.add(session)
+        self.sessions[device.id] = session
+        self._owners[device.id] = user
+        return session
+
+    def resume(self, user: User, device: Device, in_use: bool) -> Session | None:
+        """The session of a device that comes by UDP alone, begun if there is none.
+
+        None: there is none, and its lease is gone, or would be another one.
+
+        Args:
+            in_use: the disk has it that the lease is.
+        """
+        session = self.sessions.get(device.id)
+        if session is None:
+            lease = self._grants.resume(user, device, in_use)
+            session = None if lease is None else self._begin(user, device, lease)
         return session
 
     def _choose(self, link: ControlLink, visit: Visit, data: bytes) -> bytes:

@@ -11,7 +11,7 @@ from twisted.logger import Logger
 
 from pyvpn.errors import PyvpnError
 from pyvpn.net.threads import DaemonThreads
-from pyvpn.store.records import AddressTaken, Device, User
+from pyvpn.store.records import AddressTaken, Device, Gone, User
 from pyvpn.store.sqlite import Store
 from pyvpn.tunnel.leases import Lease, Leases, PoolEmpty
 from pyvpn.wire.messages import Register
@@ -69,6 +69,20 @@ class Grants:
                 )
         return lease
 
+    def resume(self, user: User, device: Device, in_use: bool) -> Lease | None:
+        """Take the lease that *device* has into use, as it is on disk; None: it has none.
+
+        That it is in use is written behind, unless it is so on disk already (*in_use*).
+        """
+        before = self._leases.get(device.id)
+        lease = self._leases.resume(
+            device.id, user.id, self._unix(), fixed4=user.fixed4, fixed6=user.fixed6
+        )
+        if lease is not None and lease != before and not in_use:
+            saving = self._storage.run(self._store.save_lease, lease)
+            saving.addErrback(_not_saved, device.name)
+        return lease
+
     async def _grant(self, user: User, device: Device, request: Register) -> Lease:
         before = self._leases.get(device.id)
         granted = self._leases.take(
@@ -120,6 +134,8 @@ class Grants:
 
 def _not_saved(failure: Any, name: str) -> None:
     # The lease is held in memory; at worst a restart believes it was in use until then.
+    if failure.check(Gone, AddressTaken):
+        return  # by the command line, a moment ago: whoever looks for changes ends the session
     if failure.check(PyvpnError):
         _log.warn("{name}: lease not saved: {why}", name=name, why=str(failure.value))
     elif not failure.check(CancelledError):  # which is the end of the process

@@ -13,6 +13,7 @@ connection whether we are there; so its question makes us ask through UDP.
 
 from __future__ import annotations
 
+from base64 import b64encode
 from collections.abc import Callable
 from enum import StrEnum
 
@@ -27,6 +28,8 @@ from pyvpn.wire.native import (
     Echo,
     EchoReply,
     NativeMessage,
+    Resume,
+    Resumed,
     Token,
     TokenTaken,
     Way,
@@ -112,6 +115,7 @@ class CarrierChoice:
         token: bytes,
         epoch: int,
         now: float,
+        inside: bool = False,
     ) -> None:
         """A control connection stands, and the server has taken us in.
 
@@ -122,12 +126,14 @@ class CarrierChoice:
                 our tunnel's keys.
             token: to be brought to it through the tunnel.
             epoch: of the last word on the carrier that it has heard.
+            inside: the connection runs through the tunnel: packets may not ride it, and the server
+                knows the tunnel's keys, whatever else it has forgotten.
         """
         if epoch <= MOST_EPOCH:  # else it is a lie, and would leave us no higher one
             self._epoch = max(self._epoch, epoch)
         self._token = token
         self._paths = paths
-        forgotten = agreement != self._agreement or peer is not self._peer
+        forgotten = peer is not self._peer or (agreement != self._agreement and not inside)
         self._agreement = agreement
         keep = not forgotten and self.by_udp
         self._tied = False  # it may have been tied to another, or forgotten, meanwhile
@@ -136,14 +142,47 @@ class CarrierChoice:
             self.why = "transport = tcp" if self._transport == Transport.TCP else "not offered"
         elif forgotten:
             self._begin(peer, now)
-        if self._transport == Transport.UDP:
-            self._session.link = link
+        if self._transport == Transport.UDP or inside:
+            self._session.link, self._session.link_carries = link, False
             self._session.heard = max(self._session.heard, now)
         else:
             self._session.join(link, now, keep=keep)
         if keep:
             # What was said while the registration was under way may have been undone by it.
             self._say_udp(now)
+
+    def resume(self, peer: Peer, paths: list[Path], now: float) -> None:
+        """Begin a tunnel before anybody has taken us in: our key is on file at the server.
+
+        Not if there is one already; that one will do.
+        """
+        if self._peer is None:
+            self._paths = paths
+            self._token = b""
+            self._begin(peer, now)
+
+    @property
+    def is_sure(self) -> bool:
+        """Whether packets leave by UDP, and nothing makes us doubt that they arrive."""
+        return self.by_udp and self._next == NEVER
+
+    @property
+    def has_peer(self) -> bool:
+        """Whether there is a tunnel, or one is tried."""
+        return self._peer is not None
+
+    @property
+    def agreement(self) -> str:
+        """Names the session that the tunnel is of, as a registration does; empty: unknown."""
+        return self._agreement
+
+    @property
+    def paths(self) -> list[Path]:
+        """Where the server may be; where it is, as far as we know, comes first."""
+        peer = self._peer
+        at = None if peer is None else peer.endpoint
+        known = [path for path in self._paths if at and path.key == at.key]
+        return list(dict.fromkeys((*known, *self._paths)))
 
     def ended(self, why: str) -> None:
         """The server has ended the session: no tunnel any more, until it takes us in again."""
@@ -197,8 +236,30 @@ class CarrierChoice:
                 self._settle()
             elif self._tied and now - asked <= FRESH_SECONDS:
                 self._move_to_udp("it answers again" if self._has_carried else "it answers", now)
+        elif isinstance(message, Resumed):
+            self._resumed(peer, message, now)
         elif isinstance(message, CarrierSet) and message.epoch == self._epoch and self.by_udp:
             self._unconfirmed = False
+            self._settle()
+
+    def _resumed(self, peer: Peer, message: Resumed, now: float) -> None:
+        """The server says which session this tunnel is of.
+
+        Since we have asked, or since it was restarted: then it knows no token of ours, no epoch.
+        """
+        agreement = b64encode(message.agreement).decode()
+        is_new = agreement != self._agreement
+        if is_new:
+            self._agreement, self._token = agreement, b""
+        if message.epoch <= MOST_EPOCH:
+            self._epoch = max(self._epoch, message.epoch)
+        tied, self._tied = self._tied, True
+        if not self.by_udp:
+            if is_new or not tied:
+                self._echo(peer, now)
+        elif is_new:
+            self._say_udp(now)
+        else:
             self._settle()
 
     def doubted(self, now: float) -> None:
@@ -262,8 +323,9 @@ class CarrierChoice:
             return
         if self._asked >= ECHOES:
             self._take_turn(peer)  # nothing better is there: look for it elsewhere, too
+            peer.initiate(now)  # and perhaps it has only forgotten our keys
         if self._unconfirmed or not self._tied:
-            self._send(peer, Token(self._token), now)  # whose key it is may be what is in doubt
+            self._introduce(peer, now)  # whose key it is may be what is in doubt
             self._send(peer, Carrier(self._epoch, Way.UDP), now)
         self._echo(peer, now)
         self._asked += 1
@@ -274,7 +336,7 @@ class CarrierChoice:
         if peer.staged:
             peer.initiate(now)
         else:
-            self._send(peer, Token(self._token), now)  # the server may have untied the key
+            self._introduce(peer, now)  # the server may have untied the key
             if self._tied:
                 self._echo(peer, now)
         self._take_turn(peer)
@@ -296,10 +358,17 @@ class CarrierChoice:
         self._turn = 0
         self._take_turn(peer)
         peer.up(now)
-        self._send(peer, Token(self._token), now)
+        self._send(peer, Token(self._token) if self._token else Resume(), now)
         self._pause = FIRST_PROBE
         self._next = now + self._pause
         self.why = NOT_YET
+
+    def _introduce(self, peer: Peer, now: float) -> None:
+        """Say whose tunnel this is: by the token, by what is on file, or both."""
+        if self._token:
+            self._send(peer, Token(self._token), now)
+        if not self._token or self._session.link is None:
+            self._send(peer, Resume(), now)
 
     def _take_turn(self, peer: Peer) -> None:
         """Send to the next of the places where the server may be."""
@@ -318,7 +387,10 @@ class CarrierChoice:
             self._next = NEVER
 
     def _may_give_up(self) -> bool:
-        return self._session.link is not None and self._transport != Transport.UDP
+        session = self._session
+        return (
+            session.link is not None and session.link_carries and self._transport != Transport.UDP
+        )
 
     def _move_to_udp(self, why: str, now: float) -> None:
         assert self._peer is not None
@@ -336,7 +408,7 @@ class CarrierChoice:
         self._unconfirmed = self._unanswered = True
         self._asked = 0
         if not self._tied:
-            self._send(self._peer, Token(self._token), now)
+            self._introduce(self._peer, now)
         self._send(self._peer, Carrier(self._epoch, Way.UDP), now)
         self._tell(self._epoch, Way.UDP)
         self._echo(self._peer, now)

@@ -13,12 +13,15 @@ from pyvpn.tunnel.peer import Peer
 from pyvpn.tunnel.session import Session
 from pyvpn.tunnel.wireguard import WireGuard
 from pyvpn.wire.native import (
+    AGREEMENT_BYTES,
     TOKEN_BYTES,
     Carrier,
     CarrierSet,
     Echo,
     EchoReply,
     NativeMessage,
+    Resume,
+    Resumed,
     Token,
     TokenTaken,
     Way,
@@ -36,6 +39,7 @@ class Claims:
     def __init__(self, wireguard: WireGuard, random: Callable[[int], bytes]) -> None:
         self._wireguard = wireguard
         self._random = random
+        self._agreements: dict[Session, bytes] = {}
         self._claims: dict[Session, tuple[bytes, bytes]] = {}  # key and token
         self._by_token: dict[bytes, Session] = {}
         self._by_key: dict[bytes, set[Session]] = {}
@@ -43,6 +47,10 @@ class Claims:
     def __len__(self) -> int:
         """How many sessions have named a key."""
         return len(self._claims)
+
+    def is_claimed(self, public: bytes) -> bool:
+        """Whether any session has named that key."""
+        return public in self._by_key
 
     def claim(self, session: Session, public: bytes, mtu: int) -> bytes:
         """Note that *session* says the key is its own; return the token that will prove it.
@@ -87,6 +95,41 @@ class Claims:
         session.tie(peer)
         return session
 
+    def resume(self, session: Session, public: bytes, mtu: int) -> Peer | None:
+        """Tie the key to *session* without a token: that it is its device's is on file.
+
+        None, and nothing changes, when the session has named another key, or another one has the
+        key: what was proved to this process counts more than what is on file.
+        """
+        claim = self._claims.get(session)
+        if claim is not None and claim[0] != public:
+            return None
+        peer = self._wireguard.peers.get(public)
+        if peer is not None and not (peer.owner is None or peer.owner is session):
+            return None
+        if claim is None:
+            self.claim(session, public, mtu)  # with a token that nobody is told
+        peer = self._wireguard.peers.get(public)
+        if peer is None:
+            return None
+        peer.owner = session
+        session.resume(peer)
+        return peer
+
+    def agreement(self, session: Session) -> bytes:
+        """The name of a session that has named a key; the same as long as it lives."""
+        found = self._agreements.get(session)
+        if found is None:
+            found = self._agreements[session] = self._random(AGREEMENT_BYTES)
+        return found
+
+    def resumed(self, session: Session) -> Resumed:
+        """Say what *session* is."""
+        of = {len(each): each for each in session.addresses}
+        return Resumed(
+            self.agreement(session), session.epoch, of.get(4, bytes(4)), of.get(16, bytes(16))
+        )
+
     def received(self, peer: Peer, payloads: list[bytes], now: float) -> int:
         """Answer what native ends say through their tunnels.
 
@@ -111,6 +154,8 @@ class Claims:
             return None  # what is answered would seem to work
         if isinstance(message, Echo):
             return EchoReply(message.id, message.size)
+        if isinstance(message, Resume):
+            return self.resumed(session)
         if isinstance(message, Carrier):
             by_peer = message.way == Way.UDP
             session.choose(message.epoch, by_peer)
@@ -121,6 +166,7 @@ class Claims:
 
     def end(self, session: Session) -> None:
         """Forget what *session* has named; its tunnel ends."""
+        self._agreements.pop(session, None)
         claim = self._claims.pop(session, None)
         if claim is not None:
             del self._by_token[claim[1]]

@@ -73,6 +73,8 @@ class WireGuard:
         trusted: whether a packed address stands for many clients and has no limit of its own.
         native: takes what a peer of ours sent that is no IP packet (:mod:`pyvpn.wire.native`),
             after the packets that came with it.
+        expected: gives the peer of a public key that is not among the peers, made at that
+            moment, if it may come all the same; None: it may not.
         others: as :class:`~pyvpn.tunnel.surroundings.Surroundings` takes them.
     """
 
@@ -88,9 +90,11 @@ class WireGuard:
         trusted: Callable[[bytes], bool] = lambda address: False,
         native: Callable[[Peer, list[bytes], float], None] = lambda peer, messages, now: None,
         doubted: Callable[[Peer, float], None] = lambda peer, now: None,
+        expected: Callable[[bytes], Peer | None] = lambda public: None,
     ) -> None:
         self._world = Surroundings(outside, random, stamps, unix, counters, doubted)
         self._native = native
+        self._expected = expected
         self._outside = outside
         self._deliver = deliver
         self._trusted = trusted
@@ -364,7 +368,7 @@ class WireGuard:
         if half is None:
             self._refuse(Drop.BAD_HANDSHAKE, now)
             return
-        peer = self.peers.get(half.peer_public)
+        peer = self.peers.get(half.peer_public) or self._expected(half.peer_public)
         if peer is None or peer.shared is None or not peer.is_up:
             self._refuse(Drop.UNKNOWN_PEER, now)
             return

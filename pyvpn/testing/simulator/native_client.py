@@ -266,7 +266,11 @@ class _Process:
         if not admitted.success:
             raise setback_of(admitted.code, admitted.message, admitted.retry_after, "log-in")
         link.raise_limit()
-        request = Register(wireguard_key=self.data.public, carrier=self.data.carrier)
+        request = Register(
+            wireguard_key=self.data.public,
+            carrier=self.data.carrier,
+            agreement=self.data.choice.agreement,
+        )
         answer = RegisterAnswer.from_bytes(await link.ask(Command.REGISTER, request.to_bytes()))
         if not answer.success:
             raise setback_of(answer.code, answer.message, 0.0, "the server gave no address")
@@ -294,6 +298,9 @@ class _Process:
         server = ip_address(link.transport.getPeer().host)
         self.data.registered(link, offer, server, (), None, offer.mtu)
         self._heart.start(link, offer.heartbeat)
+
+    def exchange(self, link: Link) -> None:
+        raise Misuse("there are no connections through the tunnel here")
 
     def wait(self, setback: Setback) -> None:
         self._drop_link()

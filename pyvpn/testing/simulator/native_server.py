@@ -192,6 +192,9 @@ class _Process:
             ports=_SimPorts(end.host, end.counters),
         )
         self.clients.natives = self.wireguard.natives
+        self.wireguard.let_return(
+            lambda user, device: "user disabled" if user.disabled else "", self.clients.resume
+        )
         public = tuple(
             Endpoint(Place(address, 0).name, end.port) for address in end.host.addresses
         )
