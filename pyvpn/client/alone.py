@@ -17,7 +17,6 @@ from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 
 from pyvpn.client.data_channel import DataChannel
-from pyvpn.client.memory import Memory
 from pyvpn.errors import HostError, PeerError
 from pyvpn.tunnel.choice import Transport
 from pyvpn.wire.messages import RegisterAnswer, Settings
@@ -39,7 +38,7 @@ class Deeds(Protocol):
     def agree(self, offer: RegisterAnswer) -> Deferred[int]:
         """Bring the interface into the state that *offer* says; fires with the MTU."""
 
-    def begin(self, offer: RegisterAnswer, mtu: int) -> None:
+    def begin_alone(self, offer: RegisterAnswer, mtu: int) -> None:
         """Have the data channel come by itself."""
 
     def give_up(self) -> None:
@@ -47,6 +46,16 @@ class Deeds(Protocol):
 
     def scout(self) -> None:
         """Try outside, beside the connection that there is."""
+
+
+class Memory(Protocol):
+    """What we use of :class:`pyvpn.client.memory.Memory`."""
+
+    def recall(self) -> RegisterAnswer | None:
+        """What was kept; None: nothing that can be used."""
+
+    def keep(self, answer: RegisterAnswer) -> None:
+        """Keep *answer* instead of what was kept before."""
 
 
 class Alone:
@@ -168,7 +177,7 @@ class Alone:
         if not self._data.choice.has_peer:
             self._offer = offer
             _log.info("the server is not reached by TCP: trying UDP alone")
-            self._deeds.begin(offer, mtu)
+            self._deeds.begin_alone(offer, mtu)
 
     def _not_agreed(self, failure: Any) -> None:
         failure.trap(PeerError, HostError)

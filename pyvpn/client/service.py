@@ -599,7 +599,7 @@ class _Outsider:
     def agree(self, offer: RegisterAnswer) -> Deferred[int]:
         return self._service.agree_alone(offer)
 
-    def begin(self, offer: RegisterAnswer, mtu: int) -> None:
+    def begin_alone(self, offer: RegisterAnswer, mtu: int) -> None:
         self._service.begin_alone(offer, mtu)
 
     def give_up(self) -> None:
