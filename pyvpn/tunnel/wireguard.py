@@ -105,6 +105,7 @@ class WireGuard:
         """Completed, in either role."""
         self._checker: CookieChecker | None = None
         self._waiting: deque[tuple[bytes, Path, float]] = deque()  # ... and when it came
+        self._answers: set[int] = set()  # which of our initiations those answer that wait
         self._load = Load()
         self._sources = SourceRates()
         self._cookies = Bucket(COOKIES, COOKIES_BURST)
@@ -130,6 +131,7 @@ class WireGuard:
             return
         self._world.static = static
         self._waiting.clear()
+        self._answers.clear()
         if static is None:
             self._checker = None
         else:
@@ -240,6 +242,8 @@ class WireGuard:
         waiting, left = self._waiting, HANDSHAKES_AT_ONCE
         while waiting and left:
             message, path, came = waiting.popleft()
+            if message[0] != INITIATION:
+                self._answers.discard(_receiver(message))
             if now - came > LONGEST_WAIT:
                 self.counters.drop(Drop.QUEUED_TOO_LONG)
                 continue
@@ -338,7 +342,11 @@ class WireGuard:
             self.counters.drop(Drop.UNKNOWN_INDEX)
             return
         waiting = len(self._waiting)
-        if self._load.under(waiting, now):
+        # A thousand peers that were called back answer at once.  That an answer names the number
+        # that we drew says more than a cookie; but one at a time, for on the way it can be read.
+        answered = 0 if kind == INITIATION else _receiver(message)
+        is_first = answered != 0 and answered not in self._answers
+        if self._load.under(waiting, now) and not is_first:
             # Zeros are what everybody sends who has no cookie: not worth a hash.
             if message[-16:] == _NO_MAC or not checker.mac2_valid(message, path.key, now):
                 self._load.refused(now)  # as long as they come like this it stays so
@@ -353,10 +361,12 @@ class WireGuard:
         if waiting >= MOST_WAITING:
             self.counters.drop(Drop.QUEUED_TOO_MANY)
             return
+        if is_first:
+            self._answers.add(answered)
         self._waiting.append((message, path, now))
 
     def _is_awaited(self, response: bytes) -> bool:
-        entry = self._world.indices.get(int.from_bytes(response[8:12], "little"))
+        entry = self._world.indices.get(_receiver(response))
         return entry is not None and entry[1] is None
 
     def _initiation(self, data: bytes, path: Path, now: float) -> None:
@@ -419,3 +429,8 @@ class WireGuard:
             self.counters.drop(Drop.UNKNOWN_INDEX)
         elif not peer.cookies.consume(reply, now):
             self.counters.drop(Drop.BAD_COOKIE)
+
+
+def _receiver(response: bytes) -> int:
+    """The number of the initiation that a response answers."""
+    return int.from_bytes(response[8:12], "little")
