@@ -11,7 +11,7 @@ over, and whatever the old one still says changes nothing.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from ipaddress import ip_address
 from typing import Any
 
@@ -320,17 +320,14 @@ class Clients:
         self._owners[device.id] = user
         return session
 
-    def resume(self, user: User, device: Device, in_use: bool) -> Session | None:
+    def resume(self, user: User, device: Device) -> Session | None:
         """The session of a device that comes by UDP alone, begun if there is none.
 
         None: there is none, and its lease is gone, or would be another one.
-
-        Args:
-            in_use: the disk has it that the lease is.
         """
         session = self.sessions.get(device.id)
         if session is None:
-            lease = self._grants.resume(user, device, in_use)
+            lease = self._grants.resume(user, device)
             session = None if lease is None else self._begin(user, device, lease)
         return session
 
@@ -372,6 +369,10 @@ class Clients:
         for session in sessions:
             _log.info("{name} expired", name=session.name)
             self.dismiss(session, Code.EXPIRED, "nothing was heard for too long", 0.0)
+
+    def interrupted(self, devices: Iterable[int]) -> None:
+        """Note that the leases of *devices* are in use on disk: they were here at a restart."""
+        self._grants.interrupted.update(devices)
 
     def expire_leases(self) -> Deferred[None] | None:
         """End the leases of devices that were away for too long."""

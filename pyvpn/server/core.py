@@ -109,6 +109,7 @@ class Core:
         )
         """Whether devices on file may come by UDP alone."""
         self.clients = self._make_clients(config, own, hashing, identity, checkers)
+        self.clients.interrupted(self._interrupted)
         self.plain = self._make_plain(config)
         self.plain_udp = self._make_plain_udp(config)
         self.wireguard: WireGuardServer | None = None
@@ -117,6 +118,7 @@ class Core:
     def _load_leases(self, sticky_seconds: float) -> Leases:
         leases = Leases(self._pools.get(4), self._pools.get(6), sticky_seconds)
         on_file = self._storage.call(self._store.leases)
+        self._interrupted = {row.device for row in on_file if row.released is None}
         dropped = leases.restore(on_file, self._unix())
         if dropped:
             _log.info("{n} leases are outside the pools now: forgotten", n=len(dropped))

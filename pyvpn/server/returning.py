@@ -36,7 +36,7 @@ class Returning:
         objection: says why a user's device would be refused at log-in now; empty: it would not.
         lease: gives the addresses of a device, by its number.
         begin: begins the session of a device with the lease that it has, or returns the one that
-            there is; None: the lease is gone.  Is told whether that is in use on disk already.
+            there is; None: the lease is gone.
         mtu: says how many bytes an inner packet has at most.
         storage: the one thread that *store* is used from.
     """
@@ -48,7 +48,7 @@ class Returning:
         *,
         objection: Callable[[User, Device], str],
         lease: Callable[[int], Lease | None],
-        begin: Callable[[User, Device, bool], Session | None],
+        begin: Callable[[User, Device], Session | None],
         mtu: Callable[[], int],
         store: Store,
         storage: DaemonThreads,
@@ -181,7 +181,7 @@ class Returning:
         begun = []
         for public, device in self._by_key.items():
             if device in interrupted and self.expected(public) is not None:
-                if self._resume(public, in_use=True) is None:
+                if self._resume(public) is None:
                     self._wireguard.remove_peer(public)
                 else:
                     begun.append(device)
@@ -200,9 +200,9 @@ class Returning:
             return None
         return None if self._objection(user, device) else (user, device)
 
-    def _resume(self, public: bytes, in_use: bool = False) -> Session | None:
+    def _resume(self, public: bytes) -> Session | None:
         who = self._who(public)
-        session = None if who is None else self._begin(*who, in_use)
+        session = None if who is None else self._begin(*who)
         if session is None or self._claims.resume(session, public, self._mtu()) is None:
             return None
         return session

@@ -207,7 +207,7 @@ class WireGuardServer:
     def let_return(
         self,
         objection: Callable[[User, Device], str],
-        begin: Callable[[User, Device, bool], Session | None],
+        begin: Callable[[User, Device], Session | None],
     ) -> None:
         """Let devices of ours that are on file come by UDP alone.
 
