@@ -176,6 +176,7 @@ class InsideTests(SynchronousTestCase):
     def test_outsideAgain(self) -> None:
         """A connection outside is one that packets may ride, when UDP falls silent."""
         story = self.inside()
+        story.run(1)
         story.choice.link_lost(story, story.net.now)  # type: ignore[arg-type]  # as above
         story.register()
         story.run(1)
