@@ -12,6 +12,7 @@ import time
 
 import pytest
 
+from pyvpn.client.alone import PATIENCE_SECONDS
 from pyvpn.testing import faults
 from pyvpn.testing.lab import OFFICE_ADDRESS, Lab
 from pyvpn.testing.vpn import Program
@@ -19,7 +20,7 @@ from tests.live.office import Office, tell, wait_until
 from tests.live.stock import drops
 from tests.live.test_stock_restart import back_after, restart
 
-UP_SECONDS = 6.0
+UP_SECONDS = 5.0
 BACK_SECONDS = 3.0
 """Promised is one; the machine that this runs on is shared."""
 
@@ -45,11 +46,12 @@ def test_started_without_tcp(office: Office, lab: Lab, said_goodbye: bool) -> No
     mine = office.lease()
     (office.end if said_goodbye else office.kill)(client)
     with faults.blocked(lab, "tcp"):
-        began = time.monotonic()
         client = office.start_client(password=None)
+        client.says("trying UDP alone", 15)  # Python's start is none of it
+        began = time.monotonic()
         office.wait_for_ping()
-        took = time.monotonic() - began
-        tell(f"TCP blocked: answered {took:.1f} s after the client's start, Python's included")
+        took = PATIENCE_SECONDS + time.monotonic() - began
+        tell(f"TCP blocked: answered {took:.1f} s after the client's first try")
         assert took < UP_SECONDS
         assert office.lease() == mine
         client.says(r"packets go by UDP")
