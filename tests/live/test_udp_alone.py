@@ -128,3 +128,16 @@ def lock_out(office: Office, why: str) -> None:
         [device] = store.devices()
         store.close()
         office.pyvpn("device", "remove", "anna", device.name)
+
+
+def test_named_addresses(office: Office, lab: Lab) -> None:
+    """A server that listens at one outer address takes connections at its tunnel's, too."""
+    client = met(office, "listen = 198.18.2.2:51820\n")
+    listening = lab.run("server", ["ss", "-Hltn"]).stdout
+    assert "10.73.0.1:51820" in listening
+    assert "[fd70:7976:706e::1]:51820" in listening
+    office.kill(client)
+    with faults.blocked(lab, "tcp"):
+        client = office.start_client(password=None)
+        client.says("trying UDP alone", 15)
+        wait_until(lambda: "through the tunnel" in control(office, client), 30, "control inside")
