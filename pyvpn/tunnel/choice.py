@@ -9,6 +9,9 @@ How silence is told from having nothing to say: when data was sent and nothing c
 seconds, echoes are sent, one a second; after four without a sign of life UDP is given up.  The
 server, which may be the only one that sends, has the same doubt of us and asks by the control
 connection whether we are there; so its question makes us ask through UDP.
+
+(A long file: what is known of the tunnel, of the connection and of the server's memory decides
+together, and each thing that happens changes more than one of them.)
 """
 
 from __future__ import annotations
