@@ -53,7 +53,7 @@ test: $(VENV)/test
 # Hours: long floods, many kills, ten minutes of silence, fifty flaps, thousands of sessions.
 soak: KILLS = 20
 soak: $(VENV)/test
-	PYVPN_KILLS=$(KILLS) $(BIN)/python -m pytest -s tests/live
+	PYVPN_KILLS=$(KILLS) $(BIN)/python -m pytest -s tests/live tests/simulator/test_udp_alone.py
 
 # The same bytes each time; SEED=... tries others.
 fuzz: RUNS = 1000000

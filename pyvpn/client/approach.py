@@ -19,6 +19,8 @@ from pyvpn.net.control import ControlLink
 from pyvpn.net.tls import client_options
 
 CONNECT_SECONDS = 10.0
+INSIDE_SECONDS = 5.0
+"""Through the tunnel, which has just answered."""
 
 
 class _LinkFactory(Factory[Any]):
@@ -66,6 +68,34 @@ class Approach:
         """The last one led to the server: it is tried first when the connection is lost."""
         self._next = self._last
 
+    def connect_inside(
+        self, address: str, port: int, interface: str, config: ClientConfig, device: Device
+    ) -> Deferred[Any]:
+        """Connect to the server's own *address* in the tunnel, by that *interface*.
+
+        Without the mark, which would keep it outside.  Who answers is verified as ever.
+
+        Raises:
+            ConfigError: as for :meth:`connect`.
+        """
+        inside = MarkedReactor(self._reactor, 0, self.resolver, interface)
+        way = HostnameEndpoint(inside, address, port, timeout=INSIDE_SECONDS)
+        name = config.server.endpoints[self._last % len(config.server.endpoints)].host
+        connecting: Deferred[Any] = _with_tls(way, name, config, device).connect(self._links)
+        return connecting
+
+    def look_outside(
+        self, config: ClientConfig, device: Device, make_link: Callable[[], Link]
+    ) -> Deferred[Any]:
+        """Connect as :meth:`connect` does, to the next endpoint, and make another kind of link."""
+        endpoint = self.next_of(config)
+        way = HostnameEndpoint(
+            self._outside, endpoint.host, endpoint.port, timeout=CONNECT_SECONDS
+        )
+        way = _with_tls(way, endpoint.host, config, device)
+        connecting: Deferred[Any] = way.connect(_LinkFactory(make_link))
+        return connecting
+
     def connect(
         self, endpoint: Endpoint, config: ClientConfig, device: Device | None
     ) -> Deferred[Any]:
@@ -88,13 +118,18 @@ class Approach:
             self._outside, endpoint.host, endpoint.port, timeout=CONNECT_SECONDS
         )
         if device is not None:
-            options = client_options(
-                endpoint.host,
-                config.pin,
-                config.ca_file,
-                device.key if device.certificate else None,
-                device.certificate,
-            )
-            way = wrapClientTLS(options, way)
+            way = _with_tls(way, endpoint.host, config, device)
         connecting: Deferred[Any] = way.connect(self._links)
         return connecting
+
+
+def _with_tls(way: Any, name: str, config: ClientConfig, device: Device) -> Any:
+    """*way* with TLS as *device*, to a server of that *name*."""
+    options = client_options(
+        name,
+        config.pin,
+        config.ca_file,
+        device.key if device.certificate else None,
+        device.certificate,
+    )
+    return wrapClientTLS(options, way)

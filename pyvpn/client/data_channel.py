@@ -6,6 +6,7 @@ import socket
 from base64 import b64decode
 from binascii import Error as NoBase64
 from collections.abc import Callable
+from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Any
 
@@ -27,7 +28,7 @@ from pyvpn.tunnel.session import Session
 from pyvpn.tunnel.wireguard import WireGuard
 from pyvpn.wire.datagram import Path
 from pyvpn.wire.messages import RegisterAnswer
-from pyvpn.wire.native import TOKEN_BYTES, Way, parse
+from pyvpn.wire.native import TOKEN_BYTES, Resumed, Way, parse
 from pyvpn.wire.offload import CAPABILITY
 from pyvpn.wire.rebuild import SuperPacket
 
@@ -114,30 +115,79 @@ class DataChannel:
         names: tuple[Endpoint, ...],
         resolver: Any,
         mtu: int,
+        inside: bool = False,
     ) -> None:
         """The server has taken us in by *link*.
 
         Args:
             server: where *link* leads.
             names: where the server is said to be; their addresses are tried, too.
+            inside: *link* runs through the tunnel, so where it leads says nothing.
         """
         now = self._now()
         peer = self._peer_of(offer, mtu)
+        self.choice.offload = CAPABILITY in offer.capabilities
         token = _token_of(offer)
-        places = [] if peer is None else _places(offer, server)
+        places = [] if peer is None else _places(offer, None if inside else server)
+        if inside:
+            places = list(dict.fromkeys((*self.choice.paths, *places)))
         known = places or any(each.host for each in _endpoints(offer))
         if peer is None or len(token) != TOKEN_BYTES or not known or not self._open():
             if self.transport == Transport.UDP:
                 _log.error("transport = udp, and the server offers no UDP: nothing will pass")
             self.choice.registered(link, None, [], offer.agreement, b"", offer.epoch, now)
             return
-        self.choice.registered(link, peer, places, offer.agreement, token, offer.epoch, now)
+        self.choice.registered(
+            link, peer, places, offer.agreement, token, offer.epoch, now, inside
+        )
+        self._keep_alive(peer, offer, now)
+        self._look_up(offer, names, resolver)
+        self.arm()
+
+    def resume(
+        self, offer: RegisterAnswer, names: tuple[Endpoint, ...], resolver: Any, mtu: int
+    ) -> None:
+        """Come by UDP alone: *offer* is what the server said when it took us in last.
+
+        Whether it still holds is the server's to say; nothing is sent through a tunnel until then.
+        """
+        if self.choice.has_peer:
+            return
+        now = self._now()
+        peer, places = self._peer_of(offer, mtu), _places(offer, None)
+        if peer is None or not places or not self._open():
+            return
+        self.choice.resume(peer, places, now)
+        self._keep_alive(peer, offer, now)
+        self._look_up(offer, names, resolver)
+        self.arm()
+
+    def _keep_alive(self, peer: Peer, offer: RegisterAnswer, now: float) -> None:
         # Often enough that the session does not expire when the tunnel is all that there is.
         keepalive = min(KEEPALIVE_SECONDS, max(1, int(offer.expiry / 3) or KEEPALIVE_SECONDS))
         if peer.keepalive != keepalive:
             peer.set_keepalive(keepalive, now)
-        self._look_up(offer, names, resolver)
-        self.arm()
+
+    def worth_keeping(self, offer: RegisterAnswer) -> RegisterAnswer:
+        """*offer* as :meth:`resume` wants it: with addresses, and without secrets."""
+        places = [
+            str(Endpoint(str(ip_address(path.host)), path.port))
+            for path in self.choice.paths
+            if not path.scope
+        ]
+        return replace(
+            offer,
+            wireguard_endpoints=tuple(places[:MOST_PLACES]),
+            token="",
+            agreement="",
+            epoch=0,
+        )
+
+    @property
+    def server(self) -> IpAddress | None:
+        """Where packets to the server go by UDP; None: there is no tunnel."""
+        paths = self.choice.paths
+        return ip_address(paths[0].host) if paths else None
 
     def link_lost(self, link: Any) -> None:
         """The control connection is no more."""
@@ -229,7 +279,6 @@ class DataChannel:
         if peer is not None:
             peer.owner = self._session
             peer.is_native = True
-            peer.offload = CAPABILITY in offer.capabilities
             peer.mtu = mtu
         return peer
 
@@ -246,6 +295,9 @@ class DataChannel:
             message = parse(payload)
             if message is None:
                 self._counters.drop(Drop.MALFORMED)
+            elif isinstance(message, Resumed) and message.addresses != self._session.reachable:
+                # From any other address nothing would pass; a registration says which is ours.
+                self.choice.ended("the server has another address for us now")
             else:
                 self.choice.received(message, now)
         self._say()

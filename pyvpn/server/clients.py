@@ -11,7 +11,7 @@ over, and whatever the old one still says changes nothing.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from ipaddress import ip_address
 from typing import Any
 
@@ -298,24 +298,16 @@ class Clients:
         lease: Lease,
         request: Register,
     ) -> Session:
-        addresses = tuple(one for one in (lease.address4, lease.address6) if one is not None)
-        session = self.sessions.get(device.id)
-        if session is None:  # else it is in use, and so is its lease, which cannot have changed
-            session = Session(
-                device=device.id,
-                user=user.id,
-                name=f"{user.name}/{device.name}",
-                addresses=addresses,
-                reachable=self._reachable,
-                heard=self._now(),
-            )
-            self._router.add(session)
-            self._router.limits.set(session, user.limit_up, user.limit_down, self._now())
-            self.sessions[device.id] = session
+        # If it has one it is in use, and so is its lease, which cannot have changed.
+        session = self.sessions.get(device.id) or self._begin(user, device, lease)
         stays = self.natives is not None and self.natives.carries(session, request)
-        previous = session.join(link, self._now(), keep=stays)
+        # What comes from its own address there has come through its tunnel.
+        inside = visit.source in session.addresses
+        previous = session.join(link, self._now(), keep=stays, carries=not inside)
         visit.session = session
         self._owners[device.id] = user
+        if self.natives is not None and self.natives.returning is not None:
+            self.natives.returning.met(device, user)
         link.expect_within(None)
         link.end_after_silence(self.terms.silence)
         if isinstance(previous, ControlLink) and previous is not link:
@@ -324,9 +316,35 @@ class Clients:
         _log.info(
             "{name} is here from {place}: {addresses}",
             name=session.name,
-            place=visit.place,
+            place="its tunnel" if inside else visit.place,
             addresses=", ".join(_spell(lease)),
         )
+        return session
+
+    def _begin(self, user: User, device: Device, lease: Lease) -> Session:
+        session = Session(
+            device=device.id,
+            user=user.id,
+            name=f"{user.name}/{device.name}",
+            addresses=tuple(one for one in (lease.address4, lease.address6) if one is not None),
+            reachable=self._reachable,
+            heard=self._now(),
+        )
+        self._router.add(session)
+        self._router.limits.set(session, user.limit_up, user.limit_down, self._now())
+        self.sessions[device.id] = session
+        self._owners[device.id] = user
+        return session
+
+    def resume(self, user: User, device: Device) -> Session | None:
+        """The session of a device that comes by UDP alone, begun if there is none.
+
+        None: there is none, and its lease is gone, or would be another one.
+        """
+        session = self.sessions.get(device.id)
+        if session is None:
+            lease = self._grants.resume(user, device)
+            session = None if lease is None else self._begin(user, device, lease)
         return session
 
     def _choose(self, link: ControlLink, visit: Visit, data: bytes) -> bytes:
@@ -369,6 +387,10 @@ class Clients:
         for session in sessions:
             _log.info("{name} expired", name=session.name)
             self.dismiss(session, Code.EXPIRED, "nothing was heard for too long", 0.0)
+
+    def interrupted(self, devices: Iterable[int]) -> None:
+        """Note that the leases of *devices* are in use on disk: they were here at a restart."""
+        self._grants.interrupted.update(devices)
 
     def expire_leases(self) -> Deferred[None] | None:
         """End the leases of devices that were away for too long."""

@@ -13,8 +13,8 @@ from twisted.internet.interfaces import IListeningPort, IOpenSSLContextFactory
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
-from pyvpn.config import Network, ServerConfig, load_server
-from pyvpn.errors import PyvpnError
+from pyvpn.config import Endpoint, Network, ServerConfig, load_server
+from pyvpn.errors import HostError, PyvpnError
 from pyvpn.net.process import (
     StateLock,
     allow_many_files,
@@ -57,6 +57,9 @@ FAREWELL_SECONDS = 0.3
 UNDO_SECONDS = 1.2
 COME_BACK_SECONDS = 1.0
 """What clients are told at a shutdown: most shutdowns are restarts."""
+
+EVERYWHERE = ("", "0.0.0.0", "::")  # noqa: S104 - looked for, not listened on
+"""Hosts whose port is open at every address, also those that an interface gets later."""
 
 HASHES_AT_ONCE = 2
 HASHES_WAITING = 16  # 16 of 65 ms on two threads: half a second at the most
@@ -150,6 +153,8 @@ class ServerService(Service):
         self._listen()
         self._undo.append(self.interface.close)
         self.interface.open()
+        if self.wireguard is not None:
+            self.wireguard.natives.tunnel_port = self._listen_inside()
         self._announce()
         if self.wireguard is not None:
             self._begin_wireguard(self.wireguard)
@@ -174,6 +179,7 @@ class ServerService(Service):
             now=boottime,
             unix=time.time,
         )
+        made.let_return(self.core.objection, self.core.clients.resume)
         made.offer(self.core.clients.terms, self.config.wireguard.public_endpoints)
         self.core.clients.natives = made.natives
         self._undo.append(made.close)
@@ -221,6 +227,25 @@ class ServerService(Service):
             self._ports.append(
                 listen_udp(self.reactor, self.config.plain.udp_listen, self.core.plain_udp)
             )
+
+    def _listen_inside(self) -> int:
+        """Take control connections at our own tunnel addresses, too; the port, or 0.
+
+        Clients whose TCP is blocked outside come there, through their tunnel.
+        """
+        for endpoint in self.config.listen:
+            if endpoint.host in EVERYWHERE:
+                return endpoint.port
+        port = self.config.listen[0].port
+        inside = [
+            Endpoint(str(interface.ip), port) for interface in self.core.clients.terms.interfaces
+        ]
+        try:
+            self._ports += listen_everywhere(self.reactor, inside, self.door)
+        except HostError as error:
+            _log.warn("no control connections through the tunnel: {why}", why=str(error))
+            return 0
+        return port
 
     # -- what is said at start
 
@@ -333,6 +358,9 @@ class ServerService(Service):
             sessions=len(self.core.clients.sessions),
             connections=self.core.clients.connections,
             leases=self.core.leases.in_use,
+        )
+        _log.info(
+            "passwords compared with their hash: {n}", n=self.core.clients.statistics.passwords
         )
         self._warn_of_plain()
         now = boottime()

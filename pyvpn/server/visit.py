@@ -35,6 +35,8 @@ class Statistics:
 
     refused: dict[str, int] = field(default_factory=dict)
     faults: int = 0
+    passwords: int = 0
+    """How many were compared with a hash, which is what costs."""
 
     def refuse(self, code: str) -> None:
         self.refused[code] = self.refused.get(code, 0) + 1

@@ -13,10 +13,14 @@ connection whether we are there; so its question makes us ask through UDP.
 What small packets do says nothing of large ones (:mod:`pyvpn.tunnel.path_mtu`), so while any pass
 the large ones are tried every three seconds.  How large they may be is said together with the
 carrier, and both ends keep to it.
+
+(A long file: what is known of the tunnel, of the connection and of the server's memory decides
+together, and each thing that happens changes more than one of them.)
 """
 
 from __future__ import annotations
 
+from base64 import b64encode
 from collections.abc import Callable
 from enum import StrEnum
 
@@ -33,6 +37,8 @@ from pyvpn.wire.native import (
     Echo,
     EchoReply,
     NativeMessage,
+    Resume,
+    Resumed,
     Token,
     TokenTaken,
     Way,
@@ -84,6 +90,8 @@ class CarrierChoice:
         """Why the carrier is what it is, for people."""
         self.moves = 0
         """How often packets changed over, either way."""
+        self.offload = False
+        """Whether both ends said in the registration that super-packets may cross uncut."""
         self._session = session
         self._transport = transport
         self._tell = tell
@@ -124,6 +132,7 @@ class CarrierChoice:
         token: bytes,
         epoch: int,
         now: float,
+        inside: bool = False,
     ) -> None:
         """A control connection stands, and the server has taken us in.
 
@@ -134,12 +143,14 @@ class CarrierChoice:
                 our tunnel's keys.
             token: to be brought to it through the tunnel.
             epoch: of the last word on the carrier that it has heard.
+            inside: the connection runs through the tunnel: packets may not ride it, and the server
+                knows the tunnel's keys, whatever else it has forgotten.
         """
         if epoch <= MOST_EPOCH:  # else it is a lie, and would leave us no higher one
             self._epoch = max(self._epoch, epoch)
         self._token = token
         self._paths = paths
-        forgotten = agreement != self._agreement or peer is not self._peer
+        forgotten = peer is not self._peer or (agreement != self._agreement and not inside)
         self._agreement = agreement
         keep = not forgotten and self.by_udp
         self._tied = False  # it may have been tied to another, or forgotten, meanwhile
@@ -148,14 +159,47 @@ class CarrierChoice:
             self.why = "transport = tcp" if self._transport == Transport.TCP else "not offered"
         elif forgotten:
             self._begin(peer, now)
-        if self._transport == Transport.UDP:
-            self._session.link = link
+        if self._transport == Transport.UDP or inside:
+            self._session.link, self._session.link_carries = link, False
             self._session.heard = max(self._session.heard, now)
         else:
             self._session.join(link, now, keep=keep)
         if keep:
             # What was said while the registration was under way may have been undone by it.
             self._say_udp(now)
+
+    def resume(self, peer: Peer, paths: list[Path], now: float) -> None:
+        """Begin a tunnel before anybody has taken us in: our key is on file at the server.
+
+        Not if there is one already; that one will do.
+        """
+        if self._peer is None:
+            self._paths = paths
+            self._token = b""
+            self._begin(peer, now)
+
+    @property
+    def is_sure(self) -> bool:
+        """Whether packets leave by UDP, and nothing makes us doubt that they arrive."""
+        return self.by_udp and not self._looks
+
+    @property
+    def has_peer(self) -> bool:
+        """Whether there is a tunnel, or one is tried."""
+        return self._peer is not None
+
+    @property
+    def agreement(self) -> str:
+        """Names the session that the tunnel is of, as a registration does; empty: unknown."""
+        return self._agreement
+
+    @property
+    def paths(self) -> list[Path]:
+        """Where the server may be; where it is, as far as we know, comes first."""
+        peer = self._peer
+        at = None if peer is None else peer.endpoint
+        known = [path for path in self._paths if at and path.key == at.key]
+        return list(dict.fromkeys((*known, *self._paths)))
 
     def ended(self, why: str) -> None:
         """The server has ended the session: no tunnel any more, until it takes us in again."""
@@ -189,6 +233,7 @@ class CarrierChoice:
         elif isinstance(message, TokenTaken):
             if message.token != self._token:
                 return
+            peer.offload = self.offload  # from here on the server knows it, too
             if self.by_udp:
                 self._tied = True
                 self._settle()
@@ -209,8 +254,31 @@ class CarrierChoice:
                 self._came_through(size, now)
             elif self._tied and now - asked <= FRESH_SECONDS:
                 self._might_carry(size, now)
+        elif isinstance(message, Resumed):
+            self._resumed(peer, message, now)
         elif isinstance(message, CarrierSet) and message.epoch == self._epoch and self.by_udp:
             self._unconfirmed = False
+            self._settle()
+
+    def _resumed(self, peer: Peer, message: Resumed, now: float) -> None:
+        """The server says which session this tunnel is of.
+
+        Since we have asked, or since it was restarted: then it knows no token of ours, no epoch.
+        """
+        agreement = b64encode(message.agreement).decode()
+        is_new = agreement != self._agreement
+        if is_new:
+            self._agreement, self._token = agreement, b""
+            peer.offload = False  # until a registration says so again
+        if message.epoch <= MOST_EPOCH:
+            self._epoch = max(self._epoch, message.epoch)
+        tied, self._tied = self._tied, True
+        if not self.by_udp:
+            if is_new or not tied:
+                self._ask(peer, now)
+        elif is_new:
+            self._say_udp(now)
+        else:
             self._settle()
 
     def doubted(self, now: float) -> None:
@@ -288,11 +356,12 @@ class CarrierChoice:
             return
         if unheard:
             self._take_turn(peer)  # nothing better is there: look for it elsewhere, too
+            peer.initiate(now)  # and perhaps it has only forgotten our keys
         elif self._path.is_narrower and self._silent < ECHOES // 2:
             self._narrow(now)
             return
         if not self._is_agreed:
-            self._send(peer, Token(self._token), now)  # whose key it is may be what is in doubt
+            self._introduce(peer, now)  # whose key it is may be what is in doubt
             self._send(peer, Carrier(self._epoch, Way.UDP, self._session.path_mtu), now)
         self._ask(peer, now)
 
@@ -312,7 +381,7 @@ class CarrierChoice:
         if peer.staged:
             peer.initiate(now)
         else:
-            self._send(peer, Token(self._token), now)  # the server may have untied the key
+            self._introduce(peer, now)  # the server may have untied the key
             if self._tied:
                 self._ask(peer, now)
         self._take_turn(peer)
@@ -329,14 +398,22 @@ class CarrierChoice:
         self._session.peer = peer
         self._tied = self._unconfirmed = self._has_carried = self._looks = False
         self._questions.begin()
+        peer.offload = False
         peer.down()
         self._turn = 0
         self._take_turn(peer)
         peer.up(now)
-        self._send(peer, Token(self._token), now)
+        self._send(peer, Token(self._token) if self._token else Resume(), now)
         self._pause = FIRST_PROBE
         self._next = now + self._pause
         self.why = NOT_YET
+
+    def _introduce(self, peer: Peer, now: float) -> None:
+        """Say whose tunnel this is: by the token, by what is on file, or both."""
+        if self._token:
+            self._send(peer, Token(self._token), now)
+        if not self._token or self._session.link is None:
+            self._send(peer, Resume(), now)
 
     def _take_turn(self, peer: Peer) -> None:
         """Send to the next of the places where the server may be."""
@@ -380,7 +457,10 @@ class CarrierChoice:
             self._next = NEVER
 
     def _may_give_up(self) -> bool:
-        return self._session.link is not None and self._transport != Transport.UDP
+        session = self._session
+        return (
+            session.link is not None and session.link_carries and self._transport != Transport.UDP
+        )
 
     def _move_to_udp(self, why: str, now: float) -> None:
         assert self._peer is not None
@@ -401,7 +481,7 @@ class CarrierChoice:
         self._begin_to_look(now)
         self._unconfirmed = True
         if not self._tied:
-            self._send(peer, Token(self._token), now)
+            self._introduce(peer, now)
         self._send(peer, Carrier(self._epoch, Way.UDP, self._session.path_mtu), now)
         self._tell(self._epoch, Way.UDP, self._session.path_mtu)
         self._ask(peer, now)

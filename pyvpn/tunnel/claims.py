@@ -13,6 +13,7 @@ from pyvpn.tunnel.peer import Peer
 from pyvpn.tunnel.session import Session
 from pyvpn.tunnel.wireguard import WireGuard
 from pyvpn.wire.native import (
+    AGREEMENT_BYTES,
     LEAST_ECHO_REPLY,
     TOKEN_BYTES,
     Carrier,
@@ -20,6 +21,8 @@ from pyvpn.wire.native import (
     Echo,
     EchoReply,
     NativeMessage,
+    Resume,
+    Resumed,
     Token,
     TokenTaken,
     Way,
@@ -45,6 +48,7 @@ class Claims:
     def __init__(self, wireguard: WireGuard, random: Callable[[int], bytes]) -> None:
         self._wireguard = wireguard
         self._random = random
+        self._agreements: dict[Session, bytes] = {}
         self._claims: dict[Session, tuple[bytes, bytes, bool]] = {}  # key, token, offload
         self._uncut: set[Peer] = set()
         self._by_token: dict[bytes, Session] = {}
@@ -58,6 +62,10 @@ class Claims:
     def any_uncut(self) -> bool:
         """Whether there is a tied key whose holder takes super-packets uncut."""
         return bool(self._uncut)
+
+    def is_claimed(self, public: bytes) -> bool:
+        """Whether any session has named that key."""
+        return public in self._by_key
 
     def claim(self, session: Session, public: bytes, mtu: int, offload: bool = False) -> bytes:
         """Note that *session* says the key is its own; return the token that will prove it.
@@ -112,6 +120,41 @@ class Claims:
         else:
             self._uncut.discard(peer)
 
+    def resume(self, session: Session, public: bytes, mtu: int) -> Peer | None:
+        """Tie the key to *session* without a token: that it is its device's is on file.
+
+        None, and nothing changes, when the session has named another key, or another one has the
+        key: what was proved to this process counts more than what is on file.
+        """
+        claim = self._claims.get(session)
+        if claim is not None and claim[0] != public:
+            return None
+        peer = self._wireguard.peers.get(public)
+        if peer is not None and not (peer.owner is None or peer.owner is session):
+            return None
+        if claim is None:
+            self.claim(session, public, mtu)  # with a token that nobody is told
+        peer = self._wireguard.peers.get(public)
+        if peer is None:
+            return None
+        peer.owner = session
+        session.resume(peer)
+        return peer
+
+    def agreement(self, session: Session) -> bytes:
+        """The name of a session that has named a key; the same as long as it lives."""
+        found = self._agreements.get(session)
+        if found is None:
+            found = self._agreements[session] = self._random(AGREEMENT_BYTES)
+        return found
+
+    def resumed(self, session: Session) -> Resumed:
+        """Say what *session* is."""
+        of = {len(each): each for each in session.addresses}
+        return Resumed(
+            self.agreement(session), session.epoch, of.get(4, bytes(4)), of.get(16, bytes(16))
+        )
+
     def received(self, peer: Peer, payloads: list[bytes], now: float) -> int:
         """Answer what native ends say through their tunnels.
 
@@ -141,6 +184,8 @@ class Claims:
             return None  # what is answered would seem to work
         if isinstance(message, Echo):
             return EchoReply(message.id, message.size)
+        if isinstance(message, Resume):
+            return self.resumed(session)
         if isinstance(message, Carrier):
             by_peer = message.way == Way.UDP
             session.choose(message.epoch, by_peer, message.mtu)
@@ -151,6 +196,7 @@ class Claims:
 
     def end(self, session: Session) -> None:
         """Forget what *session* has named; its tunnel ends."""
+        self._agreements.pop(session, None)
         claim = self._claims.pop(session, None)
         if claim is not None:
             del self._by_token[claim[1]]

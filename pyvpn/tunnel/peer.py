@@ -282,8 +282,14 @@ class Peer:
             self._sent_handshake = LONG_AGO
             self.initiate(now)
 
-    def call_back(self, now: float) -> None:
-        """Begin a handshake, with no packet to send: three tries, where a need gets eighteen."""
+    def call_back(self, now: float, first: bytes = b"") -> None:
+        """Begin a handshake with no need for one: three tries, where a need gets eighteen.
+
+        Args:
+            first: what is said before anything else when it is done; empty: nothing.
+        """
+        if first:
+            self._staged.appendleft(first)
         self._attempts = MOST_RETRIES - 1
         self.initiate(now, again=True)
 

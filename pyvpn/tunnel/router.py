@@ -366,8 +366,9 @@ class Router:
     ) -> list[bytes]:
         """Return what the way to *session*, narrower than the TUN, takes; see to the others."""
         fitting, minimal, large = fitted(packets, session.path_mtu)
-        if minimal and session.link is not None:
-            session.link.send_packets(minimal, now)
+        link = session.ridden
+        if minimal and link is not None:
+            link.send_packets(minimal, now)
         else:
             fitting += minimal  # a datagram that is fragmented may yet come through
         if large:

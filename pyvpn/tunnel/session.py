@@ -79,6 +79,7 @@ class Session:
         "limit_in",
         "limit_out",
         "link",
+        "link_carries",
         "name",
         "packets_in",
         "packets_out",
@@ -110,7 +111,9 @@ class Session:
         self.carrier: Carrier | None = None
         """How packets travel to it at the moment; None while it is not connected."""
         self.link: Carrier | None = None
-        """Its control connection, if there is one and packets may ride it."""
+        """Its control connection, if there is one."""
+        self.link_carries = True
+        """Whether packets may ride it: not if it runs through their own tunnel."""
         self.peer: TunnelPeer | None = None
         """Its WireGuard peer, once the key is proved to be its own."""
         self.epoch = 0
@@ -179,18 +182,22 @@ class Session:
 
     # -- two carriers
 
-    def join(self, link: Carrier, now: float, *, keep: bool = False) -> Carrier | None:
+    def join(
+        self, link: Carrier, now: float, *, keep: bool = False, carries: bool = True
+    ) -> Carrier | None:
         """Take *link* as the control connection.
 
         Args:
             keep: packets stay with the peer, if there is one; else they ride the link.
+            carries: packets may ride it at all.  Else they stay with the peer in any case.
 
         Returns:
             The link it replaces, for the caller to close; None if there was none.
         """
         previous, self.link = self.link, link
+        self.link_carries = carries
         self.heard = max(self.heard, now)
-        if not (keep and self.peer is not None):
+        if carries and not (keep and self.peer is not None):
             self.carrier = link
             self.wants_peer = False
         elif self.carrier is not self.peer:
@@ -206,7 +213,7 @@ class Session:
     def untie(self, peer: TunnelPeer) -> None:
         """Do without *peer*; what it carried rides the link again, if there is one."""
         if self.carrier is peer:
-            self.carrier = self.link
+            self.carrier = self.ridden
         if self.peer is peer:
             self.peer = None
 
@@ -222,10 +229,23 @@ class Session:
             return False
         self.epoch = epoch
         self.wants_peer = by_peer
-        self.carrier = self.peer if by_peer else self.link
+        self.carrier = self.peer if by_peer else self.ridden
         if by_peer:
             self.path_mtu = path_mtu
         return True
+
+    @property
+    def ridden(self) -> Carrier | None:
+        """The link, if packets may ride it."""
+        return self.link if self.link_carries else None
+
+    def resume(self, peer: TunnelPeer) -> None:
+        """Know *peer* for our own by what is on file.
+
+        Without a control connection it carries, whatever the client said last: nothing else can.
+        """
+        self.wants_peer = self.wants_peer or self.link is None
+        self.tie(peer)
 
     def send_packets(self, packets: list[bytes], now: float) -> int:
         """Hand *packets* to the carrier and count what it took.

@@ -78,6 +78,8 @@ class WireGuard:
             (:mod:`pyvpn.wire.offload`); their ends are not checked yet.
         native: takes what a peer of ours sent that is no IP packet (:mod:`pyvpn.wire.native`),
             after the packets that came with it.
+        expected: gives the peer of a public key that is not among the peers, made at that
+            moment, if it may come all the same; None: it may not.
         others: as :class:`~pyvpn.tunnel.surroundings.Surroundings` takes them.
     """
 
@@ -96,9 +98,11 @@ class WireGuard:
         ),
         native: Callable[[Peer, list[bytes], float], None] = lambda peer, messages, now: None,
         doubted: Callable[[Peer, float], None] = lambda peer, now: None,
+        expected: Callable[[bytes], Peer | None] = lambda public: None,
     ) -> None:
         self._world = Surroundings(outside, random, stamps, unix, counters, doubted)
         self._native = native
+        self._expected = expected
         self._outside = outside
         self._deliver = deliver
         self._deliver_super = deliver_super
@@ -110,6 +114,7 @@ class WireGuard:
         """Completed, in either role."""
         self._checker: CookieChecker | None = None
         self._waiting: deque[tuple[bytes, Path, float]] = deque()  # ... and when it came
+        self._answers: set[int] = set()  # which of our initiations those answer that wait
         self._load = Load()
         self._sources = SourceRates()
         self._cookies = Bucket(COOKIES, COOKIES_BURST)
@@ -135,6 +140,7 @@ class WireGuard:
             return
         self._world.static = static
         self._waiting.clear()
+        self._answers.clear()
         if static is None:
             self._checker = None
         else:
@@ -245,6 +251,8 @@ class WireGuard:
         waiting, left = self._waiting, HANDSHAKES_AT_ONCE
         while waiting and left:
             message, path, came = waiting.popleft()
+            if message[0] != INITIATION:
+                self._answers.discard(_receiver(message))
             if now - came > LONGEST_WAIT:
                 self.counters.drop(Drop.QUEUED_TOO_LONG)
                 continue
@@ -380,7 +388,11 @@ class WireGuard:
             self.counters.drop(Drop.UNKNOWN_INDEX)
             return
         waiting = len(self._waiting)
-        if self._load.under(waiting, now):
+        # A thousand peers that were called back answer at once.  That an answer names the number
+        # that we drew says more than a cookie; but one at a time, for on the way it can be read.
+        answered = 0 if kind == INITIATION else _receiver(message)
+        is_first = answered != 0 and answered not in self._answers
+        if self._load.under(waiting, now) and not is_first:
             # Zeros are what everybody sends who has no cookie: not worth a hash.
             if message[-16:] == _NO_MAC or not checker.mac2_valid(message, path.key, now):
                 self._load.refused(now)  # as long as they come like this it stays so
@@ -395,10 +407,12 @@ class WireGuard:
         if waiting >= MOST_WAITING:
             self.counters.drop(Drop.QUEUED_TOO_MANY)
             return
+        if is_first:
+            self._answers.add(answered)
         self._waiting.append((message, path, now))
 
     def _is_awaited(self, response: bytes) -> bool:
-        entry = self._world.indices.get(int.from_bytes(response[8:12], "little"))
+        entry = self._world.indices.get(_receiver(response))
         return entry is not None and entry[1] is None
 
     def _initiation(self, data: bytes, path: Path, now: float) -> None:
@@ -410,7 +424,7 @@ class WireGuard:
         if half is None:
             self._refuse(Drop.BAD_HANDSHAKE, now)
             return
-        peer = self.peers.get(half.peer_public)
+        peer = self.peers.get(half.peer_public) or self._expected(half.peer_public)
         if peer is None or peer.shared is None or not peer.is_up:
             self._refuse(Drop.UNKNOWN_PEER, now)
             return
@@ -461,3 +475,8 @@ class WireGuard:
             self.counters.drop(Drop.UNKNOWN_INDEX)
         elif not peer.cookies.consume(reply, now):
             self.counters.drop(Drop.BAD_COOKIE)
+
+
+def _receiver(response: bytes) -> int:
+    """The number of the initiation that a response answers."""
+    return int.from_bytes(response[8:12], "little")

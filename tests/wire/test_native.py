@@ -13,6 +13,8 @@ from pyvpn.wire.native import (
     Echo,
     EchoReply,
     NativeMessage,
+    Resume,
+    Resumed,
     Token,
     TokenTaken,
     Way,
@@ -32,6 +34,14 @@ messages: st.SearchStrategy[NativeMessage] = st.one_of(
     st.builds(CarrierSet, epochs, st.sampled_from(Way), mtus),
     st.builds(Token, tokens),
     st.builds(TokenTaken, tokens),
+    st.builds(Resume),
+    st.builds(
+        Resumed,
+        st.binary(min_size=12, max_size=12),
+        epochs,
+        st.binary(min_size=4, max_size=4),
+        st.binary(min_size=16, max_size=16),
+    ),
 )
 
 
@@ -85,6 +95,10 @@ class NativeMessageTests(SynchronousTestCase):
             "0300000f 0000000000000009 02 01ff",
             "05000013 000102030405060708090a0b0c0d0e",
             "05000015 000102030405060708090a0b0c0d0e0f10",
+            "09000005 00",
+            "0a00002b" + 39 * "00",
+            "0a00002c" + 12 * "00" + "0020000000000000" + 20 * "00",
+            "0a00002d" + 41 * "00",
         ):
             self.assertIsNone(parse(bytes.fromhex(wrong)), wrong)
 

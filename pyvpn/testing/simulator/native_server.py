@@ -143,6 +143,19 @@ class NativeServer:
             self._process.take_over()
         return lease.address4
 
+    def look(self) -> None:
+        """See what was changed in the store from outside."""
+        if self._process is not None:
+            self._process.take_over()
+
+    def forget_lease(self, name: str) -> None:
+        """End the lease of the client that calls itself so, which has no session."""
+        device = self.store.device(name)
+        assert device is not None
+        self.store.delete_leases([device.id])
+        if self._process is not None:
+            self._process.leases.forget(device.id, self.unix())
+
     def unix(self) -> float:
         """The wall clock."""
         return EPOCH + self.clock.seconds()
@@ -194,6 +207,9 @@ class _Process:
         )
         self.clients.natives = self.wireguard.natives
         Pacing(clock, self.router, clock.seconds, self.wireguard.clockwork.arm)
+        self.wireguard.let_return(
+            lambda user, device: "user disabled" if user.disabled else "", self.clients.resume
+        )
         public = tuple(
             Endpoint(Place(address, 0).name, end.port) for address in end.host.addresses
         )
@@ -211,6 +227,7 @@ class _Process:
         store = self.end.store
         self.leases.pin(store.pinned_leases(), self.end.unix())
         users = {user.id: user for user in store.users()}
+        self.clients.users_changed(users)
         self.wireguard.take_over(store.devices(), users, store.peers())
         self.wireguard.clockwork.arm()
 
