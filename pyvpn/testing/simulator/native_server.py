@@ -75,6 +75,8 @@ class NativeServer:
         """Of all its lives."""
         self.lives = 0
         """How often it was started."""
+        self.wall_error = 0.0
+        """Seconds by which its wall clock is fast."""
         self.port = port
         self.terms = terms
         self.random = host.network.randbytes()
@@ -142,9 +144,33 @@ class NativeServer:
             self._process.take_over()
         return lease.address4
 
+    def move(self, *addresses: bytes) -> None:
+        """Be at other addresses, and say so to whoever registers; clients must find it there."""
+        self.host.move(*addresses)
+        if self._process is not None:
+            self._process.wireguard.offer(self.terms, self.places())
+
+    def places(self) -> tuple[Endpoint, ...]:
+        """Where it is, as its operator would write it."""
+        return tuple(
+            Endpoint(Place(address, 0).name, self.port) for address in self.host.addresses
+        )
+
+    def sizes(self) -> dict[str, int]:
+        """How many there are of what must not grow; nothing while there is no process."""
+        process = self._process
+        if process is None:
+            return {}
+        return {
+            "sessions": len(process.clients.sessions),
+            "connections": process.clients.connections,
+            "WireGuard peers": len(process.wireguard.wireguard.peers),
+            "claimed keys": len(process.wireguard.natives.claims),
+        }
+
     def unix(self) -> float:
         """The wall clock."""
-        return EPOCH + self.clock.seconds()
+        return EPOCH + self.clock.seconds() + self.wall_error
 
     def __repr__(self) -> str:
         """Where it runs."""
@@ -192,10 +218,7 @@ class _Process:
             ports=_SimPorts(end.host, end.counters),
         )
         self.clients.natives = self.wireguard.natives
-        public = tuple(
-            Endpoint(Place(address, 0).name, end.port) for address in end.host.addresses
-        )
-        self.wireguard.offer(terms, public)
+        self.wireguard.offer(terms, end.places())
         end.host.listen(end.port, LinkFactory(self.clients, clock, version=VERSION, tls=False))
         self.wireguard.open([Endpoint("", end.port)])
         self.wireguard.begin(store.devices(), {user.id: user for user in store.users()})
