@@ -179,8 +179,20 @@ class SimClock:
 
     def run(self, until: float) -> None:
         """Make every call that is due up to the time *until*, each at its time."""
-        while self.step(until):
-            pass
+        # As `step` again and again, in half the time.
+        while heap := self._heap:  # another list after a sweep
+            at, order, call, function, args = heap[0]
+            if call is not None and call.order != order:
+                heappop(heap)
+                self._outdated -= 1
+                continue
+            if at > until:
+                break
+            heappop(heap)
+            if at > self._now:
+                self._now = at
+            self.events += 1
+            function(*args)
         self._now = max(self._now, until)
 
     def advance(self, amount: float) -> None:

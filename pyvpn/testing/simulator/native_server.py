@@ -23,7 +23,6 @@ from pyvpn.net.threads import DaemonThreads
 from pyvpn.server.clients import Clients
 from pyvpn.server.listen import LinkFactory, Relays
 from pyvpn.server.login import LogIns
-from pyvpn.server.loops import Loops
 from pyvpn.server.terms import Terms
 from pyvpn.server.visit import Statistics, Visit
 from pyvpn.server.wireguard import Ports, WireGuardServer
@@ -222,10 +221,9 @@ class _Process:
         end.host.listen(end.port, LinkFactory(self.clients, clock, version=VERSION, tls=False))
         self.wireguard.open([Endpoint("", end.port)])
         self.wireguard.begin(store.devices(), {user.id: user for user in store.users()})
-        loops = Loops(clock)
-        loops.start(self._tick, TICK_SECONDS)
-        loops.start(self._call_back, CALL_SECONDS)
-        loops.start(self.wireguard.save, SAVE_SECONDS)
+        self._every(TICK_SECONDS, self._tick)
+        self._every(CALL_SECONDS, self.wireguard.call_back)
+        self._every(SAVE_SECONDS, self.wireguard.save)
 
     def take_over(self) -> None:
         """See what was put on file."""
@@ -238,8 +236,10 @@ class _Process:
     def _tick(self) -> None:
         self.clients.expire(self.router.tick(self.clock.seconds()))
 
-    def _call_back(self) -> None:
-        self.wireguard.call_back()
+    def _every(self, seconds: float, function: Callable[[], object]) -> None:
+        """Call it now and every so many *seconds*: an hour of ``Loops`` costs a second here."""
+        function()
+        self.clock.callLater(seconds, self._every, seconds, function)
 
 
 def leases_of(terms: Terms, store: Store, unix: float, *, running: bool = False) -> Leases:
