@@ -232,8 +232,8 @@ class DataChannel:
             message = parse(payload)
             if message is None:
                 self._counters.drop(Drop.MALFORMED)
-            else:
-                self.choice.received(message, now)
+            elif not self.choice.received(message, now):
+                self._counters.drop(Drop.UNASKED)
         self._say()
         self.arm()
 

@@ -36,6 +36,9 @@ ECHO_SECONDS = 1.0
 """Between two echoes while UDP is in doubt."""
 ECHOES = 4
 """So many without an answer, and UDP is given up: seven seconds with the three before them."""
+PATIENT_ECHOES = 1
+"""After so many the server's other addresses are asked, too: perhaps it is one IP version that
+does not get through any more, and nobody has told us."""
 FRESH_SECONDS = 3.0
 """An answer proves the way only if the question is not older."""
 FIRST_PROBE = 1.0
@@ -167,16 +170,20 @@ class CarrierChoice:
             self._pause = FIRST_PROBE
             self._next = now
 
-    def received(self, message: NativeMessage | None, now: float) -> None:
-        """Take what came through the tunnel from the server's end."""
+    def received(self, message: NativeMessage | None, now: float) -> bool:
+        """Take what came through the tunnel from the server's end.
+
+        Returns:
+            Whether it meant anything: what was not asked for, or is from the past, does not.
+        """
         peer = self._peer
         if peer is None:
-            return
+            return False
         if isinstance(message, Echo):
             peer.send_packets([EchoReply(message.id, message.size).to_bytes()], now)
         elif isinstance(message, TokenTaken):
             if message.token != self._token:
-                return
+                return False
             if self.by_udp:
                 self._tied = True
                 self._settle()
@@ -190,7 +197,7 @@ class CarrierChoice:
         elif isinstance(message, EchoReply):
             asked = self._echoes.pop(message.id, None)
             if asked is None:
-                return
+                return False
             self._small_ones = 0
             if self.by_udp:
                 self._unanswered = False
@@ -200,6 +207,9 @@ class CarrierChoice:
         elif isinstance(message, CarrierSet) and message.epoch == self._epoch and self.by_udp:
             self._unconfirmed = False
             self._settle()
+        else:
+            return False
+        return True
 
     def doubted(self, now: float) -> None:
         """Data was sent by UDP and nothing came for a while, or the server says that of us."""
@@ -219,15 +229,19 @@ class CarrierChoice:
             return
         self._pause = FIRST_PROBE
         peer.hurry(now)
+        self._ask_elsewhere(peer, now)
+        if self._next == NEVER:  # else it is in doubt already, and stays so
+            self._asked = 0
+            self._unanswered = True
+        self._next = min(self._next, now)
+
+    def _ask_elsewhere(self, peer: Peer, now: float) -> None:
+        """Ask at the other places of the server: whichever answers is where packets go then."""
         before = peer.endpoint
         for peer.endpoint in [path for path in self._paths if path != before][:MOST_AT_ONCE]:
             if self._tied:
                 self._echo(peer, now)
         peer.endpoint = before
-        if self._next == NEVER:  # else it is in doubt already, and stays so
-            self._asked = 0
-            self._unanswered = True
-        self._next = min(self._next, now)
 
     # -- time
 
@@ -266,6 +280,8 @@ class CarrierChoice:
             self._send(peer, Token(self._token), now)  # whose key it is may be what is in doubt
             self._send(peer, Carrier(self._epoch, Way.UDP), now)
         self._echo(peer, now)
+        if self._asked >= PATIENT_ECHOES:
+            self._ask_elsewhere(peer, now)
         self._asked += 1
         self._next = now + ECHO_SECONDS
 

@@ -300,6 +300,8 @@ class _Process:
 
     def wait(self, setback: Setback) -> None:
         self._drop_link()
+        if setback.final:
+            self.data.ended(str(setback))
         self.end.setbacks.append(str(setback))
         self._sent_away = setback.seconds > 0
         self._alarm = self.clock.callLater(self._backoff.pause(setback.seconds), self._ring)
