@@ -44,6 +44,10 @@ FRESH_SECONDS = 3.0
 FIRST_PROBE = 1.0
 LAST_PROBE = 16.0
 """The pauses between two looks whether UDP is back double up to this."""
+SOON_SECONDS = 0.5
+"""The pause while there is no connection either ..."""
+SOON_FOR = 60.0
+"""... for so long: the line may be back any moment, and then packets shall pass in a second."""
 
 MOST_AT_ONCE = 4
 """Further places of the server that are asked when the network has changed."""
@@ -95,6 +99,7 @@ class CarrierChoice:
         self._next = NEVER
         self._pause = FIRST_PROBE
         self._moved = float("-inf")  # to UDP
+        self._nothing_since = float("-inf")  # neither UDP nor a connection
         self._has_carried = False  # since the tunnel was begun
         self._unanswered = False
         self._small_ones = 0  # that were answered since a large one was
@@ -168,7 +173,7 @@ class CarrierChoice:
         self._session.detach(link)
         if self._session.carrier is None and self._peer is not None:
             self._pause = FIRST_PROBE
-            self._next = now
+            self._next = self._nothing_since = now
 
     def received(self, message: NativeMessage | None, now: float) -> bool:
         """Take what came through the tunnel from the server's end.
@@ -294,6 +299,9 @@ class CarrierChoice:
             if self._tied:
                 self._echo(peer, now)
         self._take_turn(peer)
+        if self._session.carrier is None and now - self._nothing_since < SOON_FOR:
+            self._next = now + SOON_SECONDS
+            return
         self._next = now + self._pause
         self._pause = min(2 * self._pause, LAST_PROBE)
 

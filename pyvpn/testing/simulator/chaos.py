@@ -84,11 +84,17 @@ class Chaos:
         seed: decides everything.
         minutes: how long things go wrong.
         mishaps: what shall befall them, instead of what the seed says.
+        most_bytes: of one transfer, each way.
     """
 
     def __init__(
-        self, seed: int, minutes: float = 5.0, mishaps: list[Mishap] | None = None
+        self,
+        seed: int,
+        minutes: float = 5.0,
+        mishaps: list[Mishap] | None = None,
+        most_bytes: int = MOST_BYTES,
     ) -> None:
+        self._most_bytes = most_bytes
         self.network = network = Network(seed, tcp=TcpSettings(give_up=30))
         self.clock = network.clock
         random = Random(network.random.getrandbits(64))  # noqa: S311 - on purpose the same again
@@ -153,7 +159,7 @@ class Chaos:
             self.members[-1].listen_at(end.tun)
         self.pulses = [Pulse(self.office, each) for each in self.members]
         self.transfers = [
-            Transfers(each, self.office, Random(self._random.getrandbits(64)), MOST_BYTES)  # noqa: S311 - as above
+            Transfers(each, self.office, Random(self._random.getrandbits(64)), self._most_bytes)  # noqa: S311 - as above
             for each in self.members
         ]
         for member in (self.office, *self.members):

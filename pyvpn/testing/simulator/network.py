@@ -74,6 +74,10 @@ class Host:
         opened = self._udp[number] = UdpPort(self, number, receiver)
         return opened
 
+    def udp_port(self, port: int) -> UdpPort:
+        """Return the UDP port of that number, which is open."""
+        return self._udp[port]
+
     def listen(self, port: int, factory: IProtocolFactory) -> ListeningPort:
         """Accept connections at *port* (0: any) at all addresses; Misuse: it is taken."""
         return self.tcp.listen(port, factory)
