@@ -299,7 +299,8 @@ class CarrierChoice:
             if self._tied:
                 self._echo(peer, now)
         self._take_turn(peer)
-        if self._session.carrier is None and now - self._nothing_since < SOON_FOR:
+        nothing = self._session.carrier is None and now - self._nothing_since < SOON_FOR
+        if nothing and not peer.staged:  # a handshake takes its time, at each place
             self._next = now + SOON_SECONDS
             return
         self._next = now + self._pause
