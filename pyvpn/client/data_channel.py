@@ -298,8 +298,8 @@ class DataChannel:
             elif isinstance(message, Resumed) and message.addresses != self._session.reachable:
                 # From any other address nothing would pass; a registration says which is ours.
                 self.choice.ended("the server has another address for us now")
-            else:
-                self.choice.received(message, now)
+            elif not self.choice.received(message, now):
+                self._counters.drop(Drop.UNASKED)
         self._say()
         self.arm()
 

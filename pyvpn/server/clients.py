@@ -46,6 +46,10 @@ REPLACED_SECONDS = 60.0
 KICKED_SECONDS = 60.0
 """How long a client that was replaced or kicked is asked to stay away."""
 
+_RETURNS = 2
+"""A laptop may well go from one network to another and back; one that does so twice while the old
+connection is still there is probably two."""
+
 _CARRIERS = ("tcp", "udp")
 
 
@@ -95,6 +99,8 @@ class Clients:
         self._counters = counters
         self._visits: dict[ControlLink, Visit] = {}
         self._connections = 0  # since we began
+        # By whom it was had before, and how often it came back.
+        self._replaced: dict[Session, tuple[str, int]] = {}
         self._owners: dict[int, User] = {}  # by device: as whom its session logged in
         self._reachable = terms.reachable()
         self._registering = DeferredLock()  # one grant at a time: committed before the next
@@ -311,8 +317,7 @@ class Clients:
         link.expect_within(None)
         link.end_after_silence(self.terms.silence)
         if isinstance(previous, ControlLink) and previous is not link:
-            _notify(previous, Code.REPLACED, "the same device logged in again", REPLACED_SECONDS)
-            previous.close()
+            self._replace(previous, visit, session)
         _log.info(
             "{name} is here from {place}: {addresses}",
             name=session.name,
@@ -346,6 +351,28 @@ class Clients:
             lease = self._grants.resume(user, device)
             session = None if lease is None else self._begin(user, device, lease)
         return session
+
+    def _replace(self, previous: ControlLink, visit: Visit, session: Session) -> None:
+        """End the connection that the device had before the one of *visit*."""
+        here, there = visit.place, self._visits[previous].place
+        replaced, returns = self._replaced.get(session, ("", 0))
+        returns = returns + 1 if here == replaced != there else 0
+        self._replaced[session] = there, returns
+        if returns >= _RETURNS:
+            _log.warn(
+                "{name}: {here} and {there} take it from each other; if these are two machines, "
+                "one has a copy of the other's state_dir: stop the client there, remove its "
+                "state_dir and log in anew",
+                name=session.name,
+                here=here,
+                there=there,
+            )
+        words = (
+            "the same device logged in again; if that was another machine, its state_dir is a "
+            "copy of this one's: remove it there, and log in anew"
+        )
+        _notify(previous, Code.REPLACED, words, REPLACED_SECONDS)
+        previous.close()
 
     def _choose(self, link: ControlLink, visit: Visit, data: bytes) -> bytes:
         """The client says how packets shall travel."""
@@ -444,6 +471,7 @@ class Clients:
         self._router.remove(session)
         self.sessions.pop(session.device, None)
         self._owners.pop(session.device, None)
+        self._replaced.pop(session, None)
         if self.natives is not None:
             self.natives.end(session)
         link = session.link

@@ -48,6 +48,9 @@ ECHO_SECONDS = 1.0
 """Between two echoes while UDP is in doubt."""
 ECHOES = 4
 """So many without an answer, and UDP is given up: seven seconds with the three before them."""
+PATIENT_ECHOES = 1
+"""After so many the server's other addresses are asked, too: perhaps it is one IP version that
+does not get through any more, and nobody has told us."""
 FRESH_SECONDS = 3.0
 """An answer proves the way only if the question is not older."""
 CHECK_SECONDS = 3.0
@@ -55,6 +58,10 @@ CHECK_SECONDS = 3.0
 FIRST_PROBE = 1.0
 LAST_PROBE = 16.0
 """The pauses between two looks whether UDP is back double up to this."""
+SOON_SECONDS = 0.5
+"""The pause while there is no connection either ..."""
+SOON_FOR = 60.0
+"""... for so long: the line may be back any moment, and then packets shall pass in a second."""
 
 MOST_AT_ONCE = 4
 """Further places of the server that are asked when the network has changed."""
@@ -112,6 +119,7 @@ class CarrierChoice:
         self._next = NEVER
         self._pause = FIRST_PROBE
         self._moved = float("-inf")  # to UDP
+        self._nothing_since = float("-inf")  # neither UDP nor a connection
         self._has_carried = False  # since the tunnel was begun
         self._unanswered = False
         self._small_ones = 0  # that were answered since a large one was
@@ -221,18 +229,22 @@ class CarrierChoice:
         self._session.detach(link)
         if self._session.carrier is None and self._peer is not None:
             self._pause = FIRST_PROBE
-            self._next = now
+            self._next = self._nothing_since = now
 
-    def received(self, message: NativeMessage | None, now: float) -> None:
-        """Take what came through the tunnel from the server's end."""
+    def received(self, message: NativeMessage | None, now: float) -> bool:
+        """Take what came through the tunnel from the server's end.
+
+        Returns:
+            Whether it meant anything: what was not asked for, or is from the past, does not.
+        """
         peer = self._peer
         if peer is None:
-            return
+            return False
         if isinstance(message, Echo):
             answer_echo(peer, EchoReply(message.id, message.size), now)
         elif isinstance(message, TokenTaken):
             if message.token != self._token:
-                return
+                return False
             peer.offload = self.offload  # from here on the server knows it, too
             if self.by_udp:
                 self._tied = True
@@ -247,7 +259,7 @@ class CarrierChoice:
         elif isinstance(message, EchoReply):
             answered = self._questions.answered(message)
             if answered is None:
-                return
+                return False
             asked, size = answered
             self._silent = 0
             if self.by_udp:
@@ -259,6 +271,9 @@ class CarrierChoice:
         elif isinstance(message, CarrierSet) and message.epoch == self._epoch and self.by_udp:
             self._unconfirmed = False
             self._settle()
+        else:
+            return False
+        return True
 
     def _resumed(self, peer: Peer, message: Resumed, now: float) -> None:
         """The server says which session this tunnel is of.
@@ -306,16 +321,20 @@ class CarrierChoice:
             return
         self._pause = FIRST_PROBE
         peer.hurry(now)
-        before = peer.endpoint
-        for peer.endpoint in [path for path in self._paths if path != before][:MOST_AT_ONCE]:
-            if self._tied:
-                self._questions.ask_at_once(peer, now)
-        peer.endpoint = before
+        self._ask_elsewhere(peer, now)
         self._path.look_wider()
         if not self._looks:
             self._begin_to_look(now)
         self._next = now
         self.tick(now)
+
+    def _ask_elsewhere(self, peer: Peer, now: float) -> None:
+        """Ask at the other places of the server: whichever answers is where packets go then."""
+        before = peer.endpoint
+        for peer.endpoint in [path for path in self._paths if path != before][:MOST_AT_ONCE]:
+            if self._tied:
+                self._questions.ask_at_once(peer, now)
+        peer.endpoint = before
 
     # -- time
 
@@ -364,6 +383,8 @@ class CarrierChoice:
             self._introduce(peer, now)  # whose key it is may be what is in doubt
             self._send(peer, Carrier(self._epoch, Way.UDP, self._session.path_mtu), now)
         self._ask(peer, now)
+        if self._silent > PATIENT_ECHOES:
+            self._ask_elsewhere(peer, now)
 
     def _narrow(self, now: float) -> None:
         """Only smaller packets come through than do, as was thought."""
@@ -385,6 +406,10 @@ class CarrierChoice:
             if self._tied:
                 self._ask(peer, now)
         self._take_turn(peer)
+        nothing = self._session.carrier is None and now - self._nothing_since < SOON_FOR
+        if nothing and not peer.staged:  # a handshake takes its time, at each place
+            self._next = now + SOON_SECONDS
+            return
         self._next = now + self._pause
         self._pause = min(2 * self._pause, LAST_PROBE)
 

@@ -37,6 +37,8 @@ class Drop(StrEnum):
     """A datagram whose type, reserved bytes or length no message has."""
     NOT_OURS = "wireguard-key-not-ours"
     """A handshake message made for another public key (mac1), or while we have no key."""
+    UNASKED = "message-unasked-for"
+    """From a peer of ours: an answer to nothing that we have asked, or to what is over."""
     UNKNOWN_INDEX = "unknown-receiver-index"
     """For no handshake or keypair of ours: old, or made up."""
     QUEUED_TOO_MANY = "handshake-queue-full"

@@ -132,6 +132,17 @@ class MoveTests(SynchronousTestCase):
         self.assertEqual(1, lab.client.data.choice.moves)
         self.assertIs(session, lab.server.session("native0"))
 
+    def test_untold(self) -> None:
+        """A move that nobody tells us of is noticed, and the other IP version used, in 5 s."""
+        lab = met()
+        session = lab.server.session("native0")
+        for version in 6, 4:
+            lab.client.host.move(lab.new_address(version))
+            self.assertLess(lab.gap(60), 5.0)
+        self.assertEqual("udp", lab.client.carrier)
+        self.assertEqual(1, lab.client.data.choice.moves)
+        self.assertIs(session, lab.server.session("native0"))
+
     def test_roamingByTcp(self) -> None:
         """Also with nothing but the connection."""
         lab = Lab(transport=Transport.TCP)

@@ -7,6 +7,7 @@ with a different number of peers.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from pyvpn.crypto.tai64n import Stamps
@@ -51,10 +52,15 @@ class MemoryTun:
 
     def __init__(self) -> None:
         self.packets: list[bytes] = []
-        """Everything that came out of the tunnel, in order."""
+        """Everything that came out of the tunnel, in order; nothing while somebody takes it."""
+        self.taker: Callable[[list[bytes]], None] | None = None
+        """Takes what comes out; it must not give the tunnel anything before it returns."""
 
     def send_packets(self, packets: list[bytes]) -> int:
-        self.packets += packets
+        if self.taker is None:
+            self.packets += packets
+        else:
+            self.taker(packets)
         return len(packets)
 
     def send_super_packets(self, packets: list[SuperPacket]) -> int:
@@ -85,6 +91,8 @@ class WireGuardEnd:
         """How often it was started."""
         self.udp: UdpPort | None = None
         """None while it does not run."""
+        self.wall_error = 0.0
+        """Seconds by which its wall clock is fast."""
         self._port = port
         self._remembers = remembers
         self._random = network.randbytes()
@@ -112,6 +120,7 @@ class WireGuardEnd:
         )
         self.wireguard.set_private_key(self._static.private)
         self.clockwork = clockwork = Clockwork(self.clock, self.wireguard, self.clock.seconds)
+        self.host.process = clockwork
         for setting in self.settings.values():
             self._begin(setting)
         self.clockwork.arm()
@@ -201,7 +210,7 @@ class WireGuardEnd:
         self.router.packets_from_session(session, packets, now)
 
     def _unix(self) -> float:
-        return EPOCH + self.clock.seconds()
+        return EPOCH + self.clock.seconds() + self.wall_error
 
     def __repr__(self) -> str:
         """Where it runs."""

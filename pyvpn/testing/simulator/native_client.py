@@ -89,6 +89,8 @@ class NativeClient:
         """How often it was started."""
         self.setbacks: list[str] = []
         """Why connections came to nothing, of all its lives."""
+        self.wall_error = 0.0
+        """Seconds by which its wall clock is fast."""
         self.address = b""
         """The packed address that it has in the tunnel; empty before the first."""
         self.random = host.network.randbytes()
@@ -104,6 +106,7 @@ class NativeClient:
             raise Misuse(f"{self} runs")
         self.lives += 1
         self._process = _Process(self, Stamps(self.unix, self._floor))
+        self.host.process = self._process.clock
         self._process.begin()
 
     def kill(self) -> None:
@@ -168,7 +171,7 @@ class NativeClient:
 
     def unix(self) -> float:
         """The wall clock."""
-        return EPOCH + self.clock.seconds()
+        return EPOCH + self.clock.seconds() + self.wall_error
 
     def __repr__(self) -> str:
         """Who it is."""
@@ -327,6 +330,8 @@ class _Process:
     def wait(self, setback: Setback) -> None:
         was_up = self.session.link is not None
         self._drop_link()
+        if setback.final:
+            self.data.ended(str(setback))
         if setback.final or setback.seconds > 0:
             self._alone.refused()
         elif was_up:
