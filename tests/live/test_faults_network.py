@@ -8,18 +8,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, contextmanager
 
 import pytest
 
 from pyvpn.testing import faults
 from pyvpn.testing.lab import SERVER_ADDRESS, Lab
 from pyvpn.testing.namespace import ip
-from tests.live.office import SOAKING, Office, Web, tell, wait_until
+from tests.live.office import SOAKING, Office, tell, wait_until
 from tests.live.stock import PORT, App, add_device, has_tool
 from tests.live.travellers import (
     KINDS,
     USERS,
+    Source,
     Traveller,
     descriptors,
     figures,
@@ -29,13 +30,6 @@ from tests.live.travellers import (
 )
 
 needs_conntrack = pytest.mark.skipif(bool(has_tool("conntrack")), reason=has_tool("conntrack"))
-
-
-@pytest.fixture(scope="module")
-def web(lab: Lab) -> Iterator[Web]:
-    """The office's web server."""
-    with closing(Web(lab)) as server:
-        yield server
 
 
 @pytest.fixture(scope="module")
@@ -58,10 +52,10 @@ def open_files(office: Office, three: list[Traveller]) -> list[int]:
     return [descriptors(process) for process in (office.server.process, *ours)]
 
 
-def test_server_offline(office: Office, lab: Lab, web: Web, home: tuple[str, ...]) -> None:
+def test_server_offline(office: Office, lab: Lab, source: Source, home: tuple[str, ...]) -> None:
     """A4: the server's link is down, for 30 s and ten times: all go on when it is back."""
     times, seconds = (10, 30) if SOAKING else (1, 4)
-    with travellers(office, web, home, times * (seconds + 4)) as three:
+    with travellers(office, source, home) as three:
         before = open_files(office, three)
         for _ in range(times):
             with faults.unplugged(lab, "server", "wan"):
@@ -69,16 +63,15 @@ def test_server_offline(office: Office, lab: Lab, web: Web, home: tuple[str, ...
             up = time.time()
             took = {each.kind: each.back(up) for each in three}
             tell(figures(f"server offline for {seconds} s, back after", took))
-            assert all(each.download.is_under_way for each in three)
             assert {kind: one for kind, one in took.items() if one > BACK[kind]} == {}
             time.sleep(1)
         wait_until(lambda: open_files(office, three) == before, 15, f"{before} descriptors again")
 
 
-def test_client_offline(office: Office, lab: Lab, web: Web, home: tuple[str, ...]) -> None:
+def test_client_offline(office: Office, lab: Lab, source: Source, home: tuple[str, ...]) -> None:
     """A5: the laptops' links are down for longer than a key lives; they are back at once."""
     seconds = 200 if SOAKING else 4
-    with travellers(office, web, home, 8) as three:
+    with travellers(office, source, home) as three:
         leases = [office.lease(each.host) for each in three[:2]]
         with ExitStack() as down:
             for host in home:
@@ -110,13 +103,13 @@ def give_address(lab: Lab, host: str, old: int, new: int) -> str:
     return f"{net}.{new}"
 
 
-def test_clients_move(office: Office, lab: Lab, web: Web, away: tuple[str, ...]) -> None:
+def test_clients_move(office: Office, lab: Lab, source: Source, away: tuple[str, ...]) -> None:
     """A6: each laptop gets another address, twenty times: a gap below 1 s, the right endpoint.
 
     The one by TLS has to connect anew; its packets have no endpoint.
     """
     times = 20 if SOAKING else 2
-    with travellers(office, web, away, times * 5.5) as three:
+    with travellers(office, source, away) as three:
         _, _, stock = three
 
         def has_moved(traveller: Traveller, to: str) -> bool:
@@ -136,7 +129,6 @@ def test_clients_move(office: Office, lab: Lab, web: Web, away: tuple[str, ...])
                 traveller.back(time.time())
                 time.sleep(0.3)
                 gaps[traveller.kind] = max(gaps[traveller.kind], traveller.gap(began - 0.5))
-        assert all(each.download.is_under_way for each in three)
     tell(figures(f"{times} moves each, longest gap", gaps))
     assert {kind: one for kind, one in gaps.items() if one > 1.0} == {}
 
@@ -156,14 +148,17 @@ def nat_with_random_ports(lab: Lab) -> Iterator[None]:
 
 
 @needs_conntrack
-def test_nat_forgets(office: Office, lab: Lab, web: Web, home: tuple[str, ...]) -> None:
+def test_nat_forgets(office: Office, lab: Lab, source: Source, home: tuple[str, ...]) -> None:
     """A8: the home's router forgets its connections every 5 s for a minute: gaps below 1 s.
 
     The first packet afterwards has another port, and the server answers there. TCP is let be: of
     that the router sees the middle of a connection, which it takes for a new one.
     """
     times, pause = (12, 5) if SOAKING else (3, 1.5)
-    with nat_with_random_ports(lab), travellers(office, web, home, times * (pause + 0.5)) as three:
+    with (
+        nat_with_random_ports(lab),
+        travellers(office, source, home) as three,
+    ):
         places = {each.kind: {place_of(office, each)} for each in three if each.kind != "tcp"}
         for _ in range(times):
             lab.run("router", ["conntrack", "-D", "-p", "udp"])

@@ -6,61 +6,77 @@
     laptop2 (vpnclient, transport = tcp) ----+--- router ---- internet ---- server ---- office
     laptop3 (wireguard-go) -----------------'
 
-Each fetches a file, which must arrive whole, and pings the office every 10 ms all the while; so
-whatever happens to the network or to the server is one story with three figures.
+Each fetches bytes without end, which must be what was sent, and pings the office every 10 ms all
+the while; so whatever happens to the network or to the server is one story with three figures.
 """
 
 from __future__ import annotations
 
+import random
 import re
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from itertools import pairwise
 from pathlib import Path
 
 from pyvpn.testing.lab import OFFICE_ADDRESS, Lab
+from pyvpn.testing.namespace import stop, wait_for_line
 from pyvpn.testing.vpn import Program
-from tests.live.office import Office, SteadyPing, Web, wait_until
+from tests.live.office import Office, SteadyPing, wait_until
 from tests.live.stock import App, add_device, server_peers
+from tests.live.stream import digest
 
 USERS = ("anna", "bert", "carl")
 KINDS = ("udp", "tcp", "stock")
-RATE = 512
-"""Kibibytes a second of each download: there is a load, and nobody waits for it."""
+_PORT = 7200
+_STREAM = ["python", "-m", "tests.live.stream"]
+
+
+class Source:
+    """What sends without end, in the office."""
+
+    def __init__(self, lab: Lab) -> None:
+        log = lab.folder / "source.log"
+        self._process = lab.start("office", [*_STREAM, "serve", OFFICE_ADDRESS, str(_PORT)], log)
+        wait_for_line(log, "ready", process=self._process)
+
+    def close(self) -> None:
+        """End it."""
+        stop(self._process)
 
 
 class Download:
-    """A file on its way to a host, at an even pace; when it is there it must be what was sent."""
+    """Bytes on their way to a host, at an even pace; at the end they must be what was sent."""
 
-    def __init__(self, office: Office, web: Web, host: str, seconds: float) -> None:
-        self._seconds = seconds
-        name = f"{office.name}-{host}"
-        self._digest = web.put(name, seconds * RATE / 1024)
-        self._log = office.lab.folder / f"{name}.sha256"
-        curl = f"curl -sSf --limit-rate {RATE}K 'http://{OFFICE_ADDRESS}/{name}' | sha256sum"
-        self._process = office.lab.start(
-            host, ["bash", "-c", f"set -o pipefail; {curl}"], self._log
-        )
-        self._file = office.lab.folder / "www-office" / name
+    def __init__(self, office: Office, host: str) -> None:
+        self._seed = random.getrandbits(32)
+        self._log = office.lab.folder / f"{office.name}-{host}-{self._seed}.stream"
+        words = ["take", OFFICE_ADDRESS, str(_PORT), str(self._seed)]
+        self._process = office.lab.start(host, [*_STREAM, *words], self._log)
+        wait_for_line(self._log, r"^\d", process=self._process)
 
     @property
-    def is_under_way(self) -> bool:
-        """Whether it has not ended."""
-        return self._process.poll() is None
+    def count(self) -> int:
+        """How many bytes have arrived, told once a second."""
+        return int(self._log.read_text().split("\n")[-2].split()[0])
 
     def arrive(self, patience: float) -> None:
-        """Wait for the end, and fail if what arrived is not what was sent."""
-        assert self._process.wait(patience) == 0, self._log.read_text()
-        assert self._log.read_text().split()[0] == self._digest
+        """Wait until it goes on, and end it; fail if what arrived is not what was sent."""
+        before = self.count
+        wait_until(
+            lambda: self.count > before or self._process.poll() is not None,
+            patience,
+            "a download to go on",
+        )
+        assert stop(self._process) == 0, self._log.read_text()
+        count, found = self._log.read_text().split("\n")[-2].split()
+        assert found == digest(self._seed, int(count)), "what arrived is not what was sent"
 
     def close(self) -> None:
         """Let go of it, whatever has become of it."""
-        if self._process.poll() is None:
-            self._process.kill()
-        self._process.wait()
-        self._file.unlink(missing_ok=True)
+        stop(self._process)
 
 
 class Traveller:
@@ -101,9 +117,11 @@ class Traveller:
         times = [when for when, _ in self.ping.replies if begin < when < end]
         return max(after - before for before, after in pairwise(times))
 
-    def put(self, program: Program) -> None:
-        """Another process is our client from now on."""
-        self._program = program
+    @property
+    def lost(self) -> int:
+        """How many of the pings before the last answered one had no answer."""
+        numbers = [number for _, number in self.ping.replies]
+        return max(numbers) - len(set(numbers))
 
 
 def three_hosts(lab: Lab, *, at_home: bool = True) -> tuple[str, ...]:
@@ -116,19 +134,21 @@ def three_hosts(lab: Lab, *, at_home: bool = True) -> tuple[str, ...]:
 @contextmanager
 def travellers(
     office: Office,
-    web: Web,
+    source: Source,
     hosts: Sequence[str],
-    seconds: float,
     *,
     more: str = "",
+    around: Callable[[str], AbstractContextManager[None]] = lambda program: nullcontext(),
 ) -> Iterator[list[Traveller]]:
     """Open the office, bring all three in, and have them at work; at the end all is whole.
 
     Args:
-        seconds: how long the downloads take where nothing goes wrong.
+        source: must be there.
         more: further lines of the server's file.
+        around: what one of our programs ("server", "client") is to be started within.
     """
-    office.open(more, users=USERS)
+    with around("server"):
+        office.open(more, users=USERS)
     with ExitStack() as stack:
         made: list[Traveller] = []
         clients: list[Program | App] = []
@@ -137,20 +157,21 @@ def travellers(
                 file = add_device(office, user)
                 clients.append(stack.enter_context(App(office.lab, host, file)))
             else:
-                clients.append(office.join(host, user, more=f"transport = {kind}\n"))
+                with around("client"):
+                    clients.append(office.join(host, user, more=f"transport = {kind}\n"))
         for kind, host, program in zip(KINDS, hosts, clients, strict=True):
             office.wait_for_ping(host)
             if kind == "udp":
                 assert isinstance(program, Program)
                 program.says("packets go by UDP")
-            download = Download(office, web, host, seconds)
+            download = Download(office, host)
             stack.callback(download.close)
             ping = stack.enter_context(office.steady_ping(host))
             made.append(Traveller(kind, host, program, ping, download))
         time.sleep(0.5)
         yield made
         for each in made:
-            each.download.arrive(2 * seconds + 150)
+            each.download.arrive(150)
 
 
 def place_of(office: Office, traveller: Traveller) -> str:
