@@ -287,9 +287,10 @@ def _change_address(ipr: Any, command: str, index: int, address: AddressAndNetwo
 def _put_back_connected(ipr: Any, index: int, addresses: set[AddressAndNetwork]) -> None:
     """Make the routes that the kernel makes for *addresses*, and others may have flushed."""
     standing = _routes_of(ipr, index, None, _KERNEL)
-    for address in addresses:
+    for address in sorted(addresses, key=str):
         if address.network.num_addresses == 1 or address.network in standing:
             continue
+        standing.add(address.network)
         more: dict[str, Any] = (
             {"scope": _SCOPE_LINK, "prefsrc": str(address.ip)}
             if address.version == 4
