@@ -9,13 +9,14 @@ from __future__ import annotations
 import re
 import signal
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
 
-from pyvpn.testing.lab import OFFICE_ADDRESS, Lab
+from pyvpn.testing.lab import OFFICE_ADDRESS, SERVER_ADDRESS, Lab
 from pyvpn.testing.namespace import ip
 from tests.live.office import (
     CLIENT_TUN,
@@ -26,7 +27,7 @@ from tests.live.office import (
     tell,
     wait_until,
 )
-from tests.live.stock import INITIATION, App, Wire, add_device
+from tests.live.stock import INITIATION, PORT, App, Wire, add_device
 from tests.live.test_restart import cpu_seconds, unheard
 from tests.live.travellers import (
     USERS,
@@ -45,7 +46,7 @@ def hosts(lab: Lab) -> tuple[str, ...]:
     return three_hosts(lab)
 
 
-UP_SECONDS = 1.0 if SOAKING else 3.0
+AT_ONCE = 1.0 if SOAKING else 3.0
 """Promised is one second; the machine that this runs on is shared."""
 
 
@@ -68,7 +69,7 @@ def test_server_killed(office: Office, source: Source, hosts: tuple[str, ...]) -
             gaps = {each.kind: each.gap(died - 1) for each in three}
             tell(figures("server killed, back after it was up", took))
             tell(figures("    the longest gap", gaps))
-            assert {kind: one for kind, one in took.items() if one > UP_SECONDS} == {}
+            assert {kind: one for kind, one in took.items() if one > AT_ONCE} == {}
             if SOAKING:  # else, on a shared machine, most of it is the start of Python
                 assert {kind: one for kind, one in gaps.items() if one > 5.0} == {}
             assert [office.lease(each.host) for each in three[:2]] == leases
@@ -76,38 +77,36 @@ def test_server_killed(office: Office, source: Source, hosts: tuple[str, ...]) -
     assert office.leases_in_use() == 3
 
 
-def test_frozen(office: Office, lab: Lab, source: Source, hosts: tuple[str, ...]) -> None:
+@pytest.mark.parametrize("seconds", (10, 200, 3600) if SOAKING else (4,))
+def test_frozen(
+    office: Office, lab: Lab, source: Source, hosts: tuple[str, ...], seconds: int
+) -> None:
     """A24: a laptop sleeps: when it wakes, traffic within 1 s, and one initiation in 5 s at most.
 
-    Here its processes are stopped; that its clocks tell of the sleep is told in the simulator. The
-    same with the server.
+    Here its processes are stopped; that its clocks tell of the sleep is told by the unit tests.
+    The same with the server.
     """
-    for seconds in (10, 200, 3600) if SOAKING else (4,):
-        with travellers(office, source, hosts) as three, Wire(lab) as wire:
-            for whose in "clients", "server":
-                victims = (
-                    [office.server.process]
-                    if whose == "server"
-                    else [three[0].client.process, three[1].client.process, three[2].app.process]
-                )
-                for each in victims:
-                    each.send_signal(signal.SIGSTOP)
-                time.sleep(seconds)
-                wire.forget()
-                for each in victims:
-                    each.send_signal(signal.SIGCONT)
-                woke = time.time()
-                took = {each.kind: each.back(woke) for each in three}
-                tell(figures(f"{whose} frozen for {seconds} s, back after", took))
-                time.sleep(max(0.0, woke + 5 - time.time()))
-                begun = [
-                    sight for sight in wire.look() if sight.kind == INITIATION and sight.at > woke
-                ]
-                by_peer = [
-                    tuple(sorted((str(sight.source), str(sight.target)))) for sight in begun
-                ]
-                assert {kind: one for kind, one in took.items() if one > 1.0} == {}
-                assert len(by_peer) == len(set(by_peer)), "a storm of initiations"
+    with travellers(office, source, hosts) as three, Wire(lab) as wire:
+        clients = [three[0].client.process, three[1].client.process, three[2].app.process]
+        for whose, victims in ("clients", clients), ("server", [office.server.process]):
+            for each in victims:
+                each.send_signal(signal.SIGSTOP)
+            time.sleep(seconds)
+            wire.forget()
+            for each in victims:
+                each.send_signal(signal.SIGCONT)
+            woke = time.time()
+            took = {each.kind: each.back(woke) for each in three}
+            tell(figures(f"{whose} frozen for {seconds} s, back after", took))
+            time.sleep(max(0.0, woke + 5 - time.time()))
+            begun = Counter(sight.source for sight in wire.look() if sight.kind == INITIATION)
+            tell(f"    initiations in 5 s, by who began them: {dict(begun)}")
+            assert {kind: one for kind, one in took.items() if one > AT_ONCE} == {}
+            if whose == "clients":
+                del begun[SERVER_ADDRESS, PORT]  # which has three peers
+                assert max(begun.values(), default=0) <= 1, "a storm of initiations"
+            else:
+                assert begun.total() <= 3
 
 
 def test_clients_killed(office: Office, lab: Lab, hosts: tuple[str, ...]) -> None:
@@ -127,7 +126,7 @@ def test_clients_killed(office: Office, lab: Lab, hosts: tuple[str, ...]) -> Non
             took = max(took, time.monotonic() - ready)
             assert office.lease(host) == mine
         tell(f"client by {kind} killed {times} times: first answer {took:.2f} s after it was up")
-        assert took < 1.0
+        assert took < AT_ONCE
     for _ in range(times + 1):
         phone = App(lab, hosts[2], file)
         assert office.wait_for_ping(hosts[2]) < 6
@@ -290,21 +289,22 @@ def test_clock_steps(
                 clocks.set(whose, step)
                 time.sleep(0.8)
         if SOAKING:
-            time.sleep(made + 117 - time.time())
-            clocks.set("server", -HOUR)
-            clocks.set("client", HOUR)
-            time.sleep(15)
-            renewed = [
-                sight.at - made for sight in wire.look()
-                if sight.kind == INITIATION and sight.at > made + 60
-            ]  # fmt: skip
+            renewed: list[float] = []
+            while (age := time.time() - made) < 132:
+                if age > 117:
+                    clocks.set("server", -HOUR)
+                    clocks.set("client", HOUR)
+                time.sleep(0.2)
+                renewed += [each.at - made for each in wire.look() if each.kind == INITIATION]
+                wire.seen.clear()
+            renewed = [each for each in renewed if each > 60]
             tell(f"keys renewed after {', '.join(f'{one:.1f} s' for one in renewed)}")
             assert renewed
             assert abs(renewed[0] - 120) <= 2
         gaps = {each.kind: each.gap(began - 0.5) for each in three}
         tell(figures("clock steps, longest gap", gaps))
     assert {each.kind: each.lost for each in three} == {"udp": 0, "tcp": 0, "stock": 0}
-    assert {kind: one for kind, one in gaps.items() if one > 1.0} == {}
+    assert {kind: one for kind, one in gaps.items() if one > AT_ONCE} == {}
     assert office.server.log.read_text().count(" is here from ") == 2
 
 
