@@ -427,7 +427,9 @@ def _way(session: Session) -> str:
         return ", not connected"
     if session.link is None and session.heard == float("inf"):
         return ""  # a stock app: always by UDP
-    return ", by UDP" if isinstance(session.carrier, Peer) else ", by TCP"
+    if isinstance(session.carrier, Peer):
+        return f", by UDP to {session.carrier.endpoint}"
+    return ", by TCP"
 
 
 def _heard(session: Session, now: float) -> str:

@@ -5,6 +5,7 @@ Each undoes itself at the end of its block, or says how to.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -74,6 +75,31 @@ def narrow(lab: Lab, mtu: int, *, silently: bool = False) -> Iterator[None]:
             ip("-n", host, "link", "set", interface, "mtu", "1500")
             if silently:
                 lab.run(host, ["nft", "delete", "table", "inet", "silence"])
+
+
+@contextmanager
+def unplugged(lab: Lab, host: str, interface: str) -> Iterator[None]:
+    """Have an interface set down, and be afterwards what whoever keeps the network makes of it.
+
+    The kernel forgets a downed interface's IPv6 addresses and all routes by way of it.
+    """
+    on = ("dev", interface)
+    lines = [f"link set {interface} up\n"]
+    for entry in json.loads(ip("-n", host, "-j", "address", "show", *on, "scope", "global")):
+        lines += [
+            f"address replace {address['local']}/{address['prefixlen']} dev {interface}\n"
+            for address in entry["addr_info"]
+            if address  # of another scope: ip leaves an empty object
+        ]
+    for family in "-4", "-6":
+        for route in ip("-n", host, family, "route", "show", *on).splitlines():
+            if "proto kernel" not in route:
+                lines.append(f"route replace {route.strip()} dev {interface}\n")
+    ip("-n", host, "link", "set", interface, "down")
+    try:
+        yield
+    finally:
+        ip("-n", host, script="".join(lines))
 
 
 def renumber_home(lab: Lab, last: int) -> None:
