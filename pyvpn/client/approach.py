@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from twisted.internet.defer import Deferred
-from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
+from twisted.internet.endpoints import HostnameEndpoint
 from twisted.internet.protocol import Factory
 
 from pyvpn.client.device import Device
@@ -17,6 +17,7 @@ from pyvpn.config import ClientConfig, Endpoint
 from pyvpn.net.connect import MarkedReactor
 from pyvpn.net.control import ControlLink
 from pyvpn.net.tls import client_options
+from pyvpn.net.tls_transport import connect_by_tls
 
 CONNECT_SECONDS = 10.0
 
@@ -95,6 +96,6 @@ class Approach:
                 device.key if device.certificate else None,
                 device.certificate,
             )
-            way = wrapClientTLS(options, way)
+            return connect_by_tls(options, way, self._links)
         connecting: Deferred[Any] = way.connect(self._links)
         return connecting
