@@ -226,11 +226,11 @@ class TlsTerms:
         self, context: ssl.SSLContext, *, server: bool = False, host: str | None = None
     ) -> None:
         self.context = context
-        self._server = server
+        self.server = server
         self._host = host
 
     def begin(self, incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO) -> ssl.SSLObject:
-        return self.context.wrap_bio(incoming, outgoing, self._server, self._host)
+        return self.context.wrap_bio(incoming, outgoing, self.server, self._host)
 
     def judge(self, tls: ssl.SSLObject) -> None:
         """Nothing more than OpenSSL did."""

@@ -52,6 +52,9 @@ Nothing else bounds what waits for a peer that asks for new keys and never reads
 class Terms(Protocol):
     """What one end demands of its TLS connections (:mod:`pyvpn.net.tls`)."""
 
+    server: bool
+    """Whether we wait for the other end to begin."""
+
     def begin(self, incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO) -> ssl.SSLObject:
         """Return the engine of a new connection."""
 
@@ -76,6 +79,7 @@ class TlsTransport(ProtocolWrapper):
     def __init__(self, factory: TlsFactory, wrappedProtocol: IProtocol) -> None:
         super().__init__(factory, wrappedProtocol)
         self._terms = factory.terms
+        self._tls: Any = None  # an ssl.SSLObject, once there is something to do for it
         self._is_secure = False
         self._is_over = False  # nothing more passes in either direction
         self._is_said = False  # our farewell
@@ -87,15 +91,16 @@ class TlsTransport(ProtocolWrapper):
     # -- what the transport below calls
 
     def makeConnection(self, transport: Any) -> None:
-        self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-        self._tls = self._terms.begin(self._incoming, self._outgoing)
         super().makeConnection(transport)
-        if not self._is_over:
+        if not self._is_over and not self._terms.server:
+            self._begin()
             self._shake_hands()
 
     def dataReceived(self, data: bytes) -> None:
         if self._is_over:
             return
+        if self._tls is None:  # a server's: who connects and is silent costs no engine
+            self._begin()
         self._incoming.write(data)
         if not self._is_secure:
             self._shake_hands()
@@ -114,6 +119,10 @@ class TlsTransport(ProtocolWrapper):
         super().connectionLost(reason)
 
     # -- inside
+
+    def _begin(self) -> None:
+        self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self._tls = self._terms.begin(self._incoming, self._outgoing)
 
     def _shake_hands(self) -> None:
         try:
@@ -251,13 +260,17 @@ class TlsTransport(ProtocolWrapper):
         if self.disconnecting and self._is_secure:
             self._say_farewell()
 
-    def getHandle(self) -> ssl.SSLObject:
-        """The engine, for who wants to know its version or cipher."""
-        return self._tls
+    def getHandle(self) -> ssl.SSLObject | None:
+        """The engine, for who wants to know its version or cipher; None: not begun."""
+        engine: ssl.SSLObject | None = self._tls
+        return engine
 
     def peer_certificate(self) -> bytes | None:
         """The certificate (DER) that the peer has proved to hold; None: none, or not yet."""
-        return self._tls.getpeercert(binary_form=True) if self._is_secure else None
+        if not self._is_secure:
+            return None
+        certificate: bytes | None = self._tls.getpeercert(binary_form=True)
+        return certificate
 
 
 class TlsFactory(WrappingFactory[TlsTransport]):

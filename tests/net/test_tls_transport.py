@@ -116,6 +116,15 @@ class PassingTests(SynchronousTestCase):
         self.assertIsInstance(both.server.tls, TlsTransport)
         self.assertEqual((1, 1), (both.server.secure, both.client.secure))
 
+    def test_silence(self) -> None:
+        """Who connects to a server and says nothing costs no engine."""
+        both = Both(shake=False)
+        self.assertIsNone(both.server.tls.getHandle())
+
+        both.exchange()
+
+        self.assertEqual("TLSv1.3", both.server.tls.getHandle().version())
+
     def test_one_piece(self) -> None:
         """All records that arrive together are handed on as one piece."""
         both = Both()
