@@ -17,7 +17,6 @@ import stat
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -28,6 +27,8 @@ from cryptography.hazmat.primitives.asymmetric.types import (
 )
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
+    NoEncryption,
+    PrivateFormat,
     PublicFormat,
     load_pem_private_key,
 )
@@ -46,6 +47,7 @@ from pyvpn.crypto.certificates import (
 )
 from pyvpn.errors import ConfigError, HostError, PeerError
 from pyvpn.net.private_files import make_private_directory, read_private, write_private
+from pyvpn.net.tls_transport import TlsTransport
 
 # openssl/x509_vfy.h: X509_V_FLAG_NO_CHECK_TIME, since OpenSSL 1.1.0; Python has no name for it.
 _NO_CHECK_TIME = 0x200000
@@ -134,7 +136,8 @@ def server_options(identity: ServerIdentity) -> TlsTerms:
     # Asked for, not required, and verified by OpenSSL alone: our authority is the one root there
     # is, and lets nobody below it sign (its path length is 0).
     context.verify_mode = ssl.CERT_OPTIONAL
-    context.load_verify_locations(cadata=identity.authority_certificate.decode("ascii"))
+    authority = x509.load_pem_x509_certificate(identity.authority_certificate)
+    context.load_verify_locations(cadata=authority.public_bytes(Encoding.DER))
     # Whether a device is still welcome is in our records and not in its certificate's dates: a
     # server whose clock starts in 1970 must not turn everybody away until it has met a time
     # server, perhaps one that is only reached through this VPN.
@@ -180,17 +183,13 @@ def client_options(
             roots = (each.public_bytes(Encoding.DER) for each in _certificates_in(Path(ca_file)))
             context.load_verify_locations(cadata=b"".join(roots))
         return _ByName(context, host)
+    except ssl.SSLError as error:
+        raise ConfigError(f"OpenSSL does not take {ca_file}: {error.reason or error}") from None
     except UnicodeError:
         raise ConfigError(f"{host!r} is not a host name") from None
 
 
-class ITlsTransport(Protocol):
-    """What tells who the peer is: a :class:`~pyvpn.net.tls_transport.TlsTransport`."""
-
-    def peer_certificate(self) -> bytes | None: ...
-
-
-def check_pin(transport: ITlsTransport, pin: str) -> bool:
+def check_pin(transport: TlsTransport, pin: str) -> bool:
     """Whether the key that the server of *transport* proved to hold is the one of *pin*.
 
     To be asked when the handshake has completed; before that the answer is no.
@@ -206,7 +205,7 @@ def check_pin(transport: ITlsTransport, pin: str) -> bool:
     return hmac.compare_digest(found.encode(), pin.encode())
 
 
-def peer_fingerprint(transport: ITlsTransport) -> str | None:
+def peer_fingerprint(transport: TlsTransport) -> str | None:
     """Return the fingerprint of the certificate the peer proved to hold; None if it has none.
 
     To be asked when the handshake has completed.
@@ -283,11 +282,15 @@ class _ByName(_ByPin):
 
 def _show(context: ssl.SSLContext, key_pem: bytes, chain: Sequence[bytes]) -> None:
     """Have *context* show *chain*, of whose first certificate this is the key."""
+    # Written anew: in the operator's file there may be certificates, too.
+    key = load_pem_private_key(key_pem, None).private_bytes(
+        Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()
+    )
     # Python's ssl takes both from a file only: from one that lives in memory, and has no name.
     place = os.memfd_create("tls", os.MFD_CLOEXEC)
     try:
         with open(place, "wb", closefd=False) as file:
-            file.write(b"\n".join((key_pem, *chain)))
+            file.write(b"\n".join((*chain, key)))
         context.load_cert_chain(f"/proc/self/fd/{place}")
     except ssl.SSLError as error:
         raise ConfigError(

@@ -174,8 +174,7 @@ class TlsTransport(ProtocolWrapper):
             self._fail(failed)
         elif ended:
             self._say_farewell()
-            self._is_over = True
-            self.transport.loseConnection()
+            self._end()
         elif self._outgoing.pending:
             self._unasked += self._outgoing.pending
             if self._unasked > UNASKED_MOST:
@@ -200,8 +199,16 @@ class TlsTransport(ProtocolWrapper):
     def _fail(self, error: ssl.SSLError) -> None:
         """Let the connection end for *error*, once the alert that says why has left."""
         self._reason = Failure(self._terms.meaning_of(error))
-        self._is_over = True
         self._flush()
+        self._end()
+
+    def _end(self) -> None:
+        """Let the connection end once what was written has left."""
+        self._is_over = True
+        producer, self._producer = self._producer, None
+        if producer is not None:  # a paused one would be waited for, in vain
+            self.transport.unregisterProducer()
+            producer.stopProducing()
         self.transport.loseConnection()
 
     def _say_farewell(self) -> None:

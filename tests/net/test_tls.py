@@ -627,6 +627,17 @@ class OwnCertificateTests(SynchronousTestCase):
         )
         self.assertTrue(pair.both_secure())
 
+    def test_key_and_chain_in_one_file(self) -> None:
+        """What else is in the key's file is not shown to clients."""
+        self.write_key(device_certificate() + SERVER_KEY)
+        identity = self.load()
+        pair = Pair(
+            server_options(identity), client_options(HOST, pin_of(SERVER), None, None, None)
+        )
+
+        self.assertTrue(pair.both_secure())
+        self.assertTrue(check_pin(pair.transport(pair.client), pin_of(SERVER)))
+
     def test_its_authority_makes_no_devices(self) -> None:
         """Who signed the server's certificate cannot thereby make devices."""
         pair = Pair(

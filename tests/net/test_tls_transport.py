@@ -262,6 +262,18 @@ class EndTests(SynchronousTestCase):
         self.assertTrue(producer.stopped)
         self.assertEqual(b"", both.far.take())
 
+    def test_paused_producer(self) -> None:
+        """A producer that waits is let go when the peer ends it: nothing would wake it again."""
+        both = Both()
+        producer = Producer()
+        both.server.tls.registerProducer(producer, True)
+        both.client.tls.loseConnection()
+        both.exchange()
+
+        self.assertTrue(producer.stopped)
+        self.assertIs(None, both.near.producer)
+        self.assertTrue(both.near.disconnecting)
+
     def test_data_after_our_farewell(self) -> None:
         """What the peer had still to say arrives after our farewell."""
         both = Both()
