@@ -6,7 +6,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: help demo demo-faults lab test soak fuzz lint types coverage news clean
+.PHONY: help demo demo-faults lab test soak stories fuzz bench bench-micro lint types coverage news clean
 .DELETE_ON_ERROR:
 
 help:
@@ -14,8 +14,11 @@ help:
 	@echo 'make demo-faults  a download that survives what happens to networks, shown likewise'
 	@echo 'make lab       the same lab, with the VPN up, left running for you to play in'
 	@echo 'make test      all tests: unit and live under pytest, the unit tests under trial too'
-	@echo 'make soak      the live tests at their full length, which takes hours (KILLS=...)'
+	@echo 'make soak      the live tests at their full length and many stories: hours (KILLS=...)'
+	@echo 'make stories   everything that breaks a network, combined, on a simulated one (SEED=... RUNS=...)'
 	@echo 'make fuzz      a million changed inputs for everything that reads what strangers send (RUNS=...)'
+	@echo 'make bench     side by side with other VPNs, into bench/results (BENCH=..., see bench/README.rst)'
+	@echo 'make bench-micro  what each step of the packet path costs, without root (BENCH=...)'
 	@echo 'make lint      ruff: faults and format'
 	@echo 'make types     mypy, strict'
 	@echo 'make coverage  the unit tests again, with the lines and branches they miss'
@@ -51,13 +54,28 @@ test: $(VENV)/test
 # Hours: long floods, many kills, ten minutes of silence, fifty flaps, thousands of sessions.
 soak: KILLS = 20
 soak: $(VENV)/test
-	PYVPN_KILLS=$(KILLS) $(BIN)/python -m pytest -s tests/live
+	PYVPN_KILLS=$(KILLS) $(BIN)/python -m pytest -s tests/live tests/simulator/test_udp_alone.py
+	$(BIN)/python -m pyvpn.testing.simulator --seed 1 --runs 500 --quiet
+
+# Each seed is another order of the same mishaps; all of one story follows from its seed.
+stories: SEED = 1
+stories: RUNS = 20
+stories: MINUTES = 5
+stories: $(VENV)/runtime
+	$(BIN)/python -m pyvpn.testing.simulator --seed $(SEED) --runs $(RUNS) --minutes $(MINUTES) --quiet
 
 # The same bytes each time; SEED=... tries others.
 fuzz: RUNS = 1000000
 fuzz: SEED = 0
 fuzz: $(VENV)/test
 	$(BIN)/python -m tests.fuzz all --runs $(RUNS) --seed $(SEED)
+
+bench: $(VENV)/runtime
+	@exec $(BIN)/python -m bench $(BENCH)
+
+bench-micro: $(VENV)/bench
+	$(BIN)/python -m pytest -p no:twisted bench/micro.py --benchmark-columns=median,iqr,ops \
+	    --benchmark-sort=name $(BENCH)
 
 lint: $(VENV)/dev
 	$(BIN)/ruff check .
@@ -76,8 +94,9 @@ news: $(VENV)/dev
 # One stamp for each set of requirements, so that the demonstration installs no test tools.
 $(VENV)/runtime: WHAT = .
 $(VENV)/test: WHAT = .[test]
+$(VENV)/bench: WHAT = .[bench]
 $(VENV)/dev: WHAT = .[test,dev]
-$(VENV)/runtime $(VENV)/test $(VENV)/dev: setup.cfg pyproject.toml | $(BIN)/python
+$(VENV)/runtime $(VENV)/test $(VENV)/bench $(VENV)/dev: setup.cfg pyproject.toml | $(BIN)/python
 	@echo "Installing into $(VENV), once: $(WHAT)"
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check --editable '$(WHAT)'
 	@touch $@

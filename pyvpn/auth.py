@@ -191,14 +191,20 @@ class CertificateChecker:
             raise Refused("unknown user")
         if user.disabled:
             raise Refused("user disabled")
+        if why := self.password_needed(user, device):
+            raise PasswordNeeded(why)
+        return f"{user.name}/{fingerprint}".encode("ascii")
+
+    def password_needed(self, user: User, device: Device) -> str:
+        """Why a *device* of *user* must prove the password again; empty: it need not."""
         if device.authenticated < user.password_changed:
-            raise PasswordNeeded("password changed since")
+            return "password changed since"
         if (
             self.reauth_after is not None
             and self._unix() - device.authenticated > self.reauth_after
         ):
-            raise PasswordNeeded("password proved too long ago")
-        return f"{user.name}/{fingerprint}".encode("ascii")
+            return "password proved too long ago"
+        return ""
 
 
 @implementer(IRealm)

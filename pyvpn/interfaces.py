@@ -5,6 +5,7 @@ from __future__ import annotations
 from zope.interface import Attribute, Interface
 
 from pyvpn.wire.datagram import Path
+from pyvpn.wire.rebuild import SuperPacket
 
 
 class IPacketSink(Interface):
@@ -16,6 +17,9 @@ class IPacketSink(Interface):
 
     def send_packets(packets: list[bytes]) -> int:
         """Take *packets* in order; return how many were accepted.  Never raises, never blocks."""
+
+    def send_super_packets(packets: list[SuperPacket]) -> int:
+        """Do the same with super-packets; return how many of what they stand for were accepted."""
 
 
 class ICarrier(Interface):
@@ -42,6 +46,12 @@ class IDatagramSink(Interface):
 
         From the local address that *path* names, or one the kernel chooses.  Returns how many the
         kernel took; the others are dropped and counted.  Never raises, never blocks.
+        """
+
+    def send_whole(datagram: bytes, path: Path) -> bool:
+        """Send *datagram* so that nobody on the way may fragment it, however large it is.
+
+        Returns whether the kernel took it; it does not if its own interface is narrower.
         """
 
     def send_replies(replies: list[tuple[bytes, Path]]) -> None:

@@ -30,6 +30,8 @@ from pyvpn.wire.native import (
     Way,
     parse,
 )
+from pyvpn.wire.offload import LARGEST, Run, outgoing
+from pyvpn.wire.rebuild import rebuild
 from pyvpn.wire.segments import VNET_SIZE, cut, join
 from tests.tunnel.packets import packed, packet
 from tests.tunnel.stories import Story
@@ -387,6 +389,64 @@ class Segments:
         assert sorted(inside) == sorted(packets), "lost, or twice"
 
 
+class Offload:
+    """What one end of ours sends another instead of packets, and what its own TUN hands it."""
+
+    def __init__(self) -> None:
+        tcp = bytes.fromhex("0050c350000000010000000250100200 00000000")
+        udp = bytes.fromhex("0050c35000000000")
+        frames: list[bytes] = []
+        for number, transport, field, kind in (6, tcp, 16, 1), (17, udp, 6, 5):
+            for one in (
+                packet("10.0.0.1", "10.0.0.2", transport + bytes(200)),
+                packet("fd00::1", "fd00::2", transport + bytes(200)),
+            ):
+                at, place = (20, 9) if one[0] >> 4 == 4 else (40, 6)
+                whole = one[:place] + bytes((number,)) + one[place + 1 :]
+                if number == 17:
+                    whole = whole[: at + 4] + b"\0\xd0" + whole[at + 6 :]
+                sort = 4 if kind == 1 and at == 40 else kind
+                frames.append(bytes((1, sort, 0, 0, 60, 0, at, 0, field, 0)) + whole)
+                frames.append(bytes((1, 0, 0, 0, 0, 0, at, 0, field, 0)) + whole)
+        self.corpus = list(frames)
+        self.good = b""
+        for each in frames:
+            for item in outgoing([each], 0).items:
+                if isinstance(item, Run):
+                    self.corpus += item.plaintexts(100)
+                    self.good = item.plaintexts(200)[0]
+        assert len(self.corpus) == 8 + 4 * 4, "no runs"
+        self.tokens = [
+            b"\x45\0",
+            b"\x60\0\0\0",
+            b"\x06",
+            b"\x11",
+            b"\0\x3c",
+            b"\0\x64",
+            b"\xff\xff",
+        ]
+
+    def run(self, data: bytes, number: int) -> None:
+        counter = 100 + (number & 3)
+        payloads = [data, self.good, data, data]
+        made = rebuild([counter, 200, counter + 1, counter + 2], payloads, number >> 2 & 3)
+        held = made.refused + made.congested + sum(each.segments for each in made.packets)
+        assert held == len(payloads), "lost, or more than came"
+        for each in made.packets:
+            whole = b"".join(each.pieces)
+            assert len(whole) <= VNET_SIZE + LARGEST, "too large"
+            packets = each.cut()
+            assert len(packets) == each.segments, "another number"
+            assert sum(map(len, packets)) == each.size, "another size"
+            assert {endpoints_of(one) for one in packets} == {each.ends}, "other ends"
+        items, unknown = outgoing([data, self.corpus[0], data], 1420)
+        several = sum(len(item.payloads if isinstance(item, Run) else item) for item in items)
+        assert several >= 1 + 2 * (unknown == 0), "lost"
+        for item in items:
+            for text in item.plaintexts(0) if isinstance(item, Run) else item:
+                assert len(text) <= max(len(data), len(self.corpus[0])), "larger"
+
+
 TARGETS: dict[str, Callable[[], Target]] = {
     "datagrams": Datagrams,
     "inner": Inner,
@@ -395,4 +455,5 @@ TARGETS: dict[str, Callable[[], Target]] = {
     "plain_udp": PlainUdp,
     "native": Native,
     "segments": Segments,
+    "offload": Offload,
 }

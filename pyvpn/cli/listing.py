@@ -26,13 +26,22 @@ def _moment(unix: float) -> str:
 def as_table(users: Sequence[User], devices: Sequence[Device]) -> str:
     """One line a user, below a line of titles; the day is the local one."""
     counts = Counter(device.user for device in devices)
-    rows = [("NAME", "STATE", "DEVICES", "SINCE", "KEPT ADDRESS")]
+    rows = [("NAME", "STATE", "DEVICES", "SINCE", "KEPT ADDRESS", "LIMITS")]
     for user in users:
         state = "disabled" if user.disabled else "enabled"
         since = datetime.fromtimestamp(user.created, UTC).astimezone().strftime("%Y-%m-%d")
         fixed = ", ".join(filter(None, (_shown(user.fixed4), _shown(user.fixed6))))
-        rows.append((user.name, state, str(counts[user.id]), since, fixed or "-"))
+        limits = limits_of(user.limit_up, user.limit_down)
+        rows.append((user.name, state, str(counts[user.id]), since, fixed or "-", limits or "-"))
     return _aligned(rows)
+
+
+def limits_of(up: int | None, down: int | None) -> str:
+    """Bits a second as an operator writes them; empty without any."""
+    from pyvpn.config.values import spell_rate
+
+    named = {"up": up, "down": down}
+    return ", ".join(f"{way} {spell_rate(bits)}" for way, bits in named.items() if bits)
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> str:
@@ -67,6 +76,8 @@ def to_json(users: Sequence[User], devices: Sequence[Device], leases: Sequence[L
                 "disabled": user.disabled,
                 "fixed4": _shown(user.fixed4),
                 "fixed6": _shown(user.fixed6),
+                "limit_up": user.limit_up,
+                "limit_down": user.limit_down,
                 "created": _moment(user.created),
                 "password_changed": _moment(user.password_changed),
                 "devices": devices_of[user.id],

@@ -15,6 +15,10 @@ from pyvpn.errors import ConfigError
 PASSWORD_CHARACTERS = 8
 """Shortest password we take."""
 
+SLOWEST, FASTEST = 64_000, 100_000_000_000
+"""Bits a second that may be a limit.  With less no session would be usable; it is a typing error
+then, mostly a forgotten unit."""
+
 _LINE = 8192  # bytes read for a password: more than the longest, so that a longer one is noticed
 
 
@@ -48,7 +52,7 @@ def _read_password() -> str:
 
 @click.group()
 def user() -> None:
-    """Add and remove users, set their passwords and addresses.
+    """Add and remove users, set their passwords, addresses and limits.
 
     A running server follows within a second.
 
@@ -196,3 +200,48 @@ def address(
     kept = " and ".join(str(ip_address(packed)) for packed in fixed.values() if packed)
     when = "; a device gets it at its next log-in, within a second if here" if named else ""
     click.echo(f"Kept for {name}: {kept or 'no address'}{when}.")
+
+
+@user.command()
+@click.argument("name")
+@click.option("--up", metavar="RATE", help="What each device may send: 500k, 10M, 2.5M or none.")
+@click.option("--down", metavar="RATE", help="What each device may receive, likewise.")
+@placed
+def limit(
+    name: str, up: str | None, down: str | None, config: Path, state_dir: Path | None
+) -> None:
+    """Limit how fast the user NAME is, or show the limits.
+
+    A RATE is in bits a second, with k, M or G for thousands, millions and billions of them; none
+    ends the limit. What is not named stays as it is. Each device has it for itself: somebody who
+    is connected with two gets twice as much. It holds within a second, also for who is connected,
+    by either carrier and for WireGuard apps.
+
+    It is what a program inside the tunnel measures, within a few per cent. Up to a tenth of a
+    second's worth waits, what comes beyond is dropped, and the log's status (USR2) counts it:
+    rate-limit.
+
+    \b
+    Example:  pyvpn user limit anna --up 10M --down 50M
+              pyvpn user limit anna --up none
+              pyvpn user limit anna
+    """
+    with open_store(config, state_dir) as store:
+        found = found_user(store, name)
+        new_up = found.limit_up if up is None else _rate("--up", up)
+        new_down = found.limit_down if down is None else _rate("--down", down)
+        changed = up is not None or down is not None
+        if changed and not store.set_limits(name, new_up, new_down):
+            raise unknown_user(store, name)
+    from pyvpn.cli.listing import limits_of
+
+    click.echo(f"Limits of {name}: {limits_of(new_up, new_down) or 'none'}.")
+
+
+def _rate(option: str, text: str) -> int | None:
+    from pyvpn.config.values import Expected, rate, words
+
+    try:
+        return words(rate(SLOWEST, FASTEST), none=None)(text)
+    except Expected as error:
+        raise ConfigError(f"{option} {text!r}: write {error}") from None

@@ -20,6 +20,8 @@ from pyvpn.net.tls import client_options
 from pyvpn.net.tls_transport import connect_by_tls
 
 CONNECT_SECONDS = 10.0
+INSIDE_SECONDS = 5.0
+"""Through the tunnel, which has just answered."""
 
 
 class _LinkFactory(Factory[Any]):
@@ -67,6 +69,31 @@ class Approach:
         """The last one led to the server: it is tried first when the connection is lost."""
         self._next = self._last
 
+    def connect_inside(
+        self, address: str, port: int, interface: str, config: ClientConfig, device: Device
+    ) -> Deferred[Any]:
+        """Connect to the server's own *address* in the tunnel, by that *interface*.
+
+        Without the mark, which would keep it outside.  Who answers is verified as ever.
+
+        Raises:
+            ConfigError: as for :meth:`connect`.
+        """
+        inside = MarkedReactor(self._reactor, 0, self.resolver, interface)
+        way = HostnameEndpoint(inside, address, port, timeout=INSIDE_SECONDS)
+        name = config.server.endpoints[self._last % len(config.server.endpoints)].host
+        return _by_tls(way, name, config, device, self._links)
+
+    def look_outside(
+        self, config: ClientConfig, device: Device, make_link: Callable[[], Link]
+    ) -> Deferred[Any]:
+        """Connect as :meth:`connect` does, to the next endpoint, and make another kind of link."""
+        endpoint = self.next_of(config)
+        way = HostnameEndpoint(
+            self._outside, endpoint.host, endpoint.port, timeout=CONNECT_SECONDS
+        )
+        return _by_tls(way, endpoint.host, config, device, _LinkFactory(make_link))
+
     def connect(
         self, endpoint: Endpoint, config: ClientConfig, device: Device | None
     ) -> Deferred[Any]:
@@ -89,13 +116,20 @@ class Approach:
             self._outside, endpoint.host, endpoint.port, timeout=CONNECT_SECONDS
         )
         if device is not None:
-            options = client_options(
-                endpoint.host,
-                config.pin,
-                config.ca_file,
-                device.key if device.certificate else None,
-                device.certificate,
-            )
-            return connect_by_tls(options, way, self._links)
+            return _by_tls(way, endpoint.host, config, device, self._links)
         connecting: Deferred[Any] = way.connect(self._links)
         return connecting
+
+
+def _by_tls(
+    way: Any, name: str, config: ClientConfig, device: Device, links: Factory[Any]
+) -> Deferred[Any]:
+    """Connect by *way* and TLS, as *device*, to a server of that *name*."""
+    options = client_options(
+        name,
+        config.pin,
+        config.ca_file,
+        device.key if device.certificate else None,
+        device.certificate,
+    )
+    return connect_by_tls(options, way, links)

@@ -6,6 +6,7 @@ import socket
 from base64 import b64decode
 from binascii import Error as NoBase64
 from collections.abc import Callable
+from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Any
 
@@ -19,7 +20,7 @@ from pyvpn.config import Endpoint
 from pyvpn.crypto.x25519 import key_from_base64, key_to_base64
 from pyvpn.errors import HostError
 from pyvpn.net.clockwork import Clockwork
-from pyvpn.tunnel.choice import NOT_YET, CarrierChoice, Transport
+from pyvpn.tunnel.choice import NEVER, NOT_YET, CarrierChoice, Transport
 from pyvpn.tunnel.counters import Counters, Drop
 from pyvpn.tunnel.peer import Peer
 from pyvpn.tunnel.router import Router
@@ -27,7 +28,9 @@ from pyvpn.tunnel.session import Session
 from pyvpn.tunnel.wireguard import WireGuard
 from pyvpn.wire.datagram import Path
 from pyvpn.wire.messages import RegisterAnswer
-from pyvpn.wire.native import TOKEN_BYTES, Way, parse
+from pyvpn.wire.native import TOKEN_BYTES, Resumed, Way, parse
+from pyvpn.wire.offload import CAPABILITY
+from pyvpn.wire.rebuild import SuperPacket
 
 _log = Logger()
 
@@ -56,7 +59,7 @@ class DataChannel:
         router: Router,
         session: Session,
         counters: Counters,
-        tell: Callable[[int, Way], None],
+        tell: Callable[[int, Way, int], None],
     ) -> None:
         self._reactor = reactor
         self._outside = outside
@@ -65,7 +68,7 @@ class DataChannel:
         self._session = session
         self._counters = counters
         self.transport = transport
-        self._told: tuple[bool, str] | None = None
+        self._told: tuple[bool, str, int] | None = None
         self._last_stamp = b""
         self.choice = CarrierChoice(session, transport, tell)
         self.wireguard = WireGuard(
@@ -75,6 +78,7 @@ class DataChannel:
             stamps=outside.stamps,
             unix=outside.unix,
             counters=counters,
+            deliver_super=self._deliver_super,
             native=self._native,
             doubted=self._doubted,
         )
@@ -111,30 +115,79 @@ class DataChannel:
         names: tuple[Endpoint, ...],
         resolver: Any,
         mtu: int,
+        inside: bool = False,
     ) -> None:
         """The server has taken us in by *link*.
 
         Args:
             server: where *link* leads.
             names: where the server is said to be; their addresses are tried, too.
+            inside: *link* runs through the tunnel, so where it leads says nothing.
         """
         now = self._now()
         peer = self._peer_of(offer, mtu)
+        self.choice.offload = CAPABILITY in offer.capabilities
         token = _token_of(offer)
-        places = [] if peer is None else _places(offer, server)
+        places = [] if peer is None else _places(offer, None if inside else server)
+        if inside:
+            places = list(dict.fromkeys((*self.choice.paths, *places)))
         known = places or any(each.host for each in _endpoints(offer))
         if peer is None or len(token) != TOKEN_BYTES or not known or not self._open():
             if self.transport == Transport.UDP:
                 _log.error("transport = udp, and the server offers no UDP: nothing will pass")
             self.choice.registered(link, None, [], offer.agreement, b"", offer.epoch, now)
             return
-        self.choice.registered(link, peer, places, offer.agreement, token, offer.epoch, now)
+        self.choice.registered(
+            link, peer, places, offer.agreement, token, offer.epoch, now, inside
+        )
+        self._keep_alive(peer, offer, now)
+        self._look_up(offer, names, resolver)
+        self.arm()
+
+    def resume(
+        self, offer: RegisterAnswer, names: tuple[Endpoint, ...], resolver: Any, mtu: int
+    ) -> None:
+        """Come by UDP alone: *offer* is what the server said when it took us in last.
+
+        Whether it still holds is the server's to say; nothing is sent through a tunnel until then.
+        """
+        if self.choice.has_peer:
+            return
+        now = self._now()
+        peer, places = self._peer_of(offer, mtu), _places(offer, None)
+        if peer is None or not places or not self._open():
+            return
+        self.choice.resume(peer, places, now)
+        self._keep_alive(peer, offer, now)
+        self._look_up(offer, names, resolver)
+        self.arm()
+
+    def _keep_alive(self, peer: Peer, offer: RegisterAnswer, now: float) -> None:
         # Often enough that the session does not expire when the tunnel is all that there is.
         keepalive = min(KEEPALIVE_SECONDS, max(1, int(offer.expiry / 3) or KEEPALIVE_SECONDS))
         if peer.keepalive != keepalive:
             peer.set_keepalive(keepalive, now)
-        self._look_up(offer, names, resolver)
-        self.arm()
+
+    def worth_keeping(self, offer: RegisterAnswer) -> RegisterAnswer:
+        """*offer* as :meth:`resume` wants it: with addresses, and without secrets."""
+        places = [
+            str(Endpoint(str(ip_address(path.host)), path.port))
+            for path in self.choice.paths
+            if not path.scope
+        ]
+        return replace(
+            offer,
+            wireguard_endpoints=tuple(places[:MOST_PLACES]),
+            token="",
+            agreement="",
+            epoch=0,
+        )
+
+    @property
+    def server(self) -> IpAddress | None:
+        """Where packets to the server go by UDP; None: there is no tunnel."""
+        paths = self.choice.paths
+        return ip_address(paths[0].host) if paths else None
 
     def link_lost(self, link: Any) -> None:
         """The control connection is no more."""
@@ -161,16 +214,20 @@ class DataChannel:
         if self._outside.stamps.last is not self._last_stamp:
             self._last_stamp = self._outside.stamps.last
             self._outside.reserve()
+        self.choice.used(self._now())
         due = self.choice.next_due
         if self._alarm is not None and self._alarm.active():
             if self._alarm.getTime() - self._reactor.seconds() <= due - self._now():
                 return
             self._alarm.cancel()
-        if due != float("inf") and self._port.port:
+        if due != NEVER and self._port.port:
             self._alarm = self._reactor.callLater(max(0.0, due - self._now()), self._look)
 
     def send_datagrams(self, datagrams: list[bytes], path: Path, tos: int) -> int:
         return self._port.send_datagrams(datagrams, path, tos)
+
+    def send_whole(self, datagram: bytes, path: Path) -> bool:
+        return self._port.send_whole(datagram, path)
 
     def send_replies(self, replies: list[tuple[bytes, Path]]) -> None:
         self._port.send_replies(replies)
@@ -184,7 +241,8 @@ class DataChannel:
             return f"packets go by TCP (TLS): {self.choice.why}"
         peer = session.carrier
         assert isinstance(peer, Peer)
-        return f"packets go by UDP to {peer.endpoint}: {self.choice.why}"
+        narrow = f", none larger than {session.path_mtu} bytes" if session.path_mtu else ""
+        return f"packets go by UDP to {peer.endpoint}: {self.choice.why}{narrow}"
 
     def close(self) -> None:
         """Send and receive nothing any more."""
@@ -226,14 +284,22 @@ class DataChannel:
 
     def _deliver(self, peer: Peer, packets: list[bytes], now: float) -> None:
         self._router.packets_from_session(self._session, packets, now)
+        if self.choice.next_due == NEVER:
+            self.arm()
+
+    def _deliver_super(self, peer: Peer, packets: list[SuperPacket], now: float) -> None:
+        self._router.super_packets_from_session(self._session, packets, now)
 
     def _native(self, peer: Peer, payloads: list[bytes], now: float) -> None:
         for payload in payloads:
             message = parse(payload)
             if message is None:
                 self._counters.drop(Drop.MALFORMED)
-            else:
-                self.choice.received(message, now)
+            elif isinstance(message, Resumed) and message.addresses != self._session.reachable:
+                # From any other address nothing would pass; a registration says which is ours.
+                self.choice.ended("the server has another address for us now")
+            elif not self.choice.received(message, now):
+                self._counters.drop(Drop.UNASKED)
         self._say()
         self.arm()
 
@@ -253,7 +319,7 @@ class DataChannel:
 
     def _say(self) -> None:
         """Log a change of the carrier, once."""
-        state = (self.choice.by_udp, self.choice.why)
+        state = (self.choice.by_udp, self.choice.why, self._session.path_mtu)
         if state != self._told and self._session.carrier is not None and state[1] != NOT_YET:
             self._told = state
             _log.info("{what}", what=self.describe())

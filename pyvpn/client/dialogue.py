@@ -26,6 +26,7 @@ from pyvpn.wire.messages import (
     RegisterAnswer,
     encode_plain_address,
 )
+from pyvpn.wire.offload import CAPABILITY
 
 _log = Logger()
 
@@ -106,8 +107,8 @@ class NativeDialogue:
     Args:
         password: gives the password, or None when there is none; asked only when needed.
         device_name: what people shall call this machine.
-        by_udp: our WireGuard key in base64 (empty: we shall not come by UDP), and how packets
-            travel now.
+        by_udp: our WireGuard key in base64 (empty: we shall not come by UDP), how packets travel
+            now, and which session the tunnel is of, as the server named it.
     """
 
     version = VERSION
@@ -120,7 +121,7 @@ class NativeDialogue:
         device: Device,
         password: Callable[[], str | None],
         device_name: str,
-        by_udp: Callable[[], tuple[str, str]] = lambda: ("", "tcp"),
+        by_udp: Callable[[], tuple[str, str, str]] = lambda: ("", "tcp", ""),
     ) -> None:
         self._by_udp = by_udp
         self._config = config
@@ -144,12 +145,14 @@ class NativeDialogue:
         wanted = {
             interface.version: str(interface.ip) for interface in self._config.tunnel.address
         }
-        key, carrier = self._by_udp()
+        key, carrier, agreement = self._by_udp()
         request = Register(
             address4=wanted.get(4, ""),
             address6=wanted.get(6, ""),
+            capabilities=(CAPABILITY,) if key else (),
             wireguard_key=key,
             carrier=carrier,
+            agreement=agreement,
         )
         answer = RegisterAnswer.from_bytes(await link.ask(Command.REGISTER, request.to_bytes()))
         if not answer.success:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from ipaddress import ip_address, ip_network
 from typing import Any
 
+from twisted.internet.defer import DeferredLock
 from twisted.logger import Logger
 
 from pyvpn.config import ClientConfig
@@ -105,6 +106,7 @@ class TunnelInterface:
         self._netlink = netlink
         self._target: Agreed | None = None  # what the kernel is to be brought to
         self._contested: set[Network] = set()
+        self._one_at_a_time = DeferredLock()
         self.sent: Callable[[], None] = lambda: None
         """Called after packets were given to the session."""
         self._upkeep = Upkeep(reactor, netlink, self._make_so, lost)
@@ -116,6 +118,7 @@ class TunnelInterface:
             self._upkeep.deleted,
             counters,
             system,
+            frames=self._frames_from_tun,
         )
         # One session, the server's; its silence is the heartbeat's business, not the router's.
         self.router = Router(self.tun, counters, expiry_seconds=float("inf"))
@@ -123,7 +126,15 @@ class TunnelInterface:
 
     def _packets_from_tun(self, packets: list[bytes]) -> None:
         self.router.packets_from_tun(packets, boottime())
+        self._packets_gone()
+
+    def _frames_from_tun(self, frames: list[bytes]) -> None:
+        self.router.frames_from_tun(frames, boottime())
+        self._packets_gone()
+
+    def _packets_gone(self) -> None:
         self.sent()
+        self.tun.hand_out_frames(self.session.crosses_uncut)
 
     def configure(self, config: ClientConfig) -> None:
         """Judge by another configuration from now on."""
@@ -158,6 +169,18 @@ class TunnelInterface:
         return await self._apply(whole, agreed.lease, server)
 
     async def _apply(
+        self,
+        offer: RegisterAnswer | Settings,
+        lease: tuple[InterfaceAddress, ...] | None,
+        server: Address | None,
+    ) -> Agreed:
+        await self._one_at_a_time.acquire()
+        try:
+            return await self._apply_alone(offer, lease, server)
+        finally:
+            self._one_at_a_time.release()
+
+    async def _apply_alone(
         self,
         offer: RegisterAnswer | Settings,
         lease: tuple[InterfaceAddress, ...] | None,

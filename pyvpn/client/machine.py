@@ -3,8 +3,9 @@
 ::
 
     idle --begin--> connecting --secured--> introducing --accepted--> configuring --ready--> up
-                        ^                                                  ^                 |
-                        |                                                  +-----renewed-----+
+                        ^             ^                                    ^                 |
+                        |             |                                    +-----renewed-----+
+                        |             +---------------------------------------better---------+
                         |                                                                    |
                         |          every state but idle and stopped --failed--> waiting <----+
                         +------------------------------retry----------------------+
@@ -66,6 +67,9 @@ class Deeds(Protocol):
     def carry(self) -> None:
         """Packets flow; heartbeats begin."""
 
+    def exchange(self, link: Link) -> None:
+        """Go on with *link* instead of the connection that we have, from the log-in on."""
+
     def wait(self, setback: Setback) -> None:
         """Drop the connection, keep the interface, set the alarm for the next try."""
 
@@ -90,6 +94,9 @@ class Course(Protocol):
 
     def ready(self) -> None:
         """The interface has its addresses and routes."""
+
+    def better(self, link: Link) -> None:
+        """A connection outside the tunnel stands, while the one that we have runs through it."""
 
     def failed(self, setback: Setback) -> None:
         """Whatever was under way, or up, is no more."""
@@ -127,6 +134,10 @@ def _build() -> Callable[[Deeds], Course]:
     def renewed(course: Course, deeds: Deeds, link: Link, offer: RegisterAnswer) -> None:
         deeds.configure(link, offer)
 
+    @up.upon(Course.better).to(introducing)
+    def better(course: Course, deeds: Deeds, link: Link) -> None:
+        deeds.exchange(link)
+
     @configuring.upon(Course.ready).to(up)
     def ready(course: Course, deeds: Deeds) -> None:
         deeds.carry()
@@ -160,6 +171,8 @@ def _build() -> Callable[[Deeds], Course]:
         state.upon(Course.accepted).loop().returns(None)
     for state in (idle, connecting, introducing, configuring, waiting, stopped):
         state.upon(Course.renewed).loop().returns(None)
+    for state in (idle, connecting, introducing, configuring, waiting, stopped):
+        state.upon(Course.better).loop().returns(None)
     for state in (idle, connecting, introducing, up, waiting, stopped):
         state.upon(Course.ready).loop().returns(None)
     for state in (connecting, introducing, configuring, up, waiting, stopped):

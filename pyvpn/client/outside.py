@@ -47,6 +47,9 @@ class Port(Protocol):
     def send_datagrams(self, datagrams: list[bytes], path: Path, tos: int) -> int:
         """Send *datagrams* along *path*; return how many were taken."""
 
+    def send_whole(self, datagram: bytes, path: Path) -> bool:
+        """Send *datagram* so that nobody may fragment it; return whether it was taken."""
+
     def send_replies(self, replies: list[tuple[bytes, Path]]) -> None:
         """Send each of *replies* along its path."""
 

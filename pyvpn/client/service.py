@@ -16,6 +16,7 @@ from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
+from pyvpn.client.alone import Alone
 from pyvpn.client.approach import Approach
 from pyvpn.client.changes import ANYWHERE, HostChanges, is_ours, ways_out
 from pyvpn.client.data_channel import DataChannel
@@ -31,12 +32,13 @@ from pyvpn.client.dialogue import (
 from pyvpn.client.heart import Heart
 from pyvpn.client.interface import TunnelInterface, outer_address
 from pyvpn.client.machine import Link, Setback, make_course
+from pyvpn.client.memory import Memory
 from pyvpn.client.outside import this_machine
 from pyvpn.client.plain_link import PlainUdpLink
 from pyvpn.client.plain_udp import PlainUdpDialogue
 from pyvpn.client.refusals import Refusals
 from pyvpn.client.status import log_status
-from pyvpn.config import ClientConfig, Endpoint, load_client, read_password
+from pyvpn.config import ClientConfig, load_client, read_password
 from pyvpn.errors import HostError, PeerError, PyvpnError
 from pyvpn.net.control import ControlLink
 from pyvpn.net.host import Host
@@ -111,6 +113,11 @@ class ClientService(Service):
         self._sent_away = False
         self._offer: RegisterAnswer | None = None
         self.data: DataChannel | None = None
+        self._alone: Alone | None = None
+        self._is_inside = False
+        """Whether the connection, or the attempt at one, runs through the tunnel."""
+        self._scouts: list[ControlLink] = []
+        self._scouting: Deferred[Any] | None = None
         self._changes = HostChanges(reactor, self._network_changed, self._ways_out)
 
     # -- start
@@ -148,6 +155,9 @@ class ClientService(Service):
             )
             self.interface.sent = self.data.arm
         self.dialogue = self._make_dialogue(config)
+        if self.data is not None:
+            memory = Memory(config.state_dir, server_name(config))
+            self._alone = Alone(self.reactor, _Outsider(self), self.data, memory)
         # Now, so that a missing right is said at once and not after the log-in.
         self.interface.open()
         if config.tunnel.fwmark:
@@ -166,14 +176,16 @@ class ClientService(Service):
         name = config.device_name or socket.gethostname()
         return NativeDialogue(config, self._device, self._password, name, self._by_udp)
 
-    def _by_udp(self) -> tuple[str, str]:
+    def _by_udp(self) -> tuple[str, str, str]:
         data = self.data
-        return ("", "tcp") if data is None else (data.public, data.carrier)
+        if data is None:
+            return "", "tcp", ""
+        return data.public, data.carrier, data.choice.agreement
 
-    def _tell_carrier(self, epoch: int, way: Way) -> None:
+    def _tell_carrier(self, epoch: int, way: Way, mtu: int) -> None:
         link = self._link
         if isinstance(link, ControlLink) and link is self.interface.session.link:
-            word = ChosenCarrier(carrier=way.name.lower(), epoch=epoch)
+            word = ChosenCarrier(carrier=way.name.lower(), epoch=epoch, mtu=mtu)
             # Without an answer the connection is in trouble, which its heartbeat will notice.
             answer = link.ask(Command.CARRIER, word.to_bytes())
             answer.addErrback(lambda failure: failure.trap(PeerError) and None)
@@ -185,14 +197,24 @@ class ClientService(Service):
 
     def connect(self) -> None:
         self.state = "connecting"
-        endpoint = self._approach.next_of(self.config)
         device = self._device if self.dialogue.tls else None
+        place = None if self._alone is None else self._alone.place()
+        self._is_inside = place is not None
+        if place is not None:
+            self._attempt = self._approach.connect_inside(
+                *place, self.interface.tun.name, self.config, self._device
+            )
+            self._attempt.addErrback(self._not_connected, f"{place[0]} through the tunnel")
+            return
+        endpoint = self._approach.next_of(self.config)
+        if self._alone is not None and self._device.certificate is not None:
+            self._alone.trying()
         try:
             self._attempt = self._approach.connect(endpoint, self.config, device)
         except PyvpnError as error:
             self.reactor.callLater(0, self._course.failed, Setback(str(error), serious=True))
             return
-        self._attempt.addErrback(self._not_connected, endpoint)
+        self._attempt.addErrback(self._not_connected, str(endpoint))
 
     def _make_link(self) -> Link:
         if isinstance(self.dialogue, PlainUdpDialogue):
@@ -206,7 +228,7 @@ class ClientService(Service):
             verify=self.dialogue.verify,
         )
 
-    def _not_connected(self, failure: Any, endpoint: Endpoint) -> None:
+    def _not_connected(self, failure: Any, endpoint: str) -> None:
         if failure.check(CancelledError):
             return
         if failure.check(HostError):
@@ -249,17 +271,35 @@ class ClientService(Service):
                 self.config.server.endpoints,
                 self._approach.resolver,
                 agreed.accepted.mtu,
+                self._is_inside,
             )
+            if self._alone is not None:
+                self._alone.registered(self._offer, self._is_inside)
         for line in self.interface.describe():
             _log.info("{line}", line=line)
         self.state = self._refusals.tell(agreed.accepted)
         if isinstance(link, ControlLink) and self.dialogue.has_heartbeats:
             self._heart.start(link, agreed.accepted.heartbeat)
 
+    def exchange(self, link: Link) -> None:
+        _log.info("TCP works outside the tunnel again: the control connection goes there")
+        self._drop_link(gently=True)
+        self._is_inside = False
+        self._link = link
+        self.introduce(link)
+
     def wait(self, setback: Setback) -> None:
+        was_up = self.interface.session.link is not None
         self._drop_link()
         if setback.final and self.data is not None:
             self.data.ended(str(setback))
+        if self._alone is not None:
+            if setback.final or setback.seconds > 0 or self._device.certificate is None:
+                self._alone.refused()
+            elif was_up:
+                self._alone.lost()
+            else:
+                self._alone.failed(self._is_inside)
         self._sent_away = setback.seconds > 0
         seconds = self._backoff.pause(setback.seconds)
         self.state = f"waiting: {setback}"
@@ -280,7 +320,16 @@ class ClientService(Service):
 
     # -- LinkOwner
 
+    def _make_scout(self) -> Link:
+        link = self._make_link()
+        assert isinstance(link, ControlLink)
+        self._scouts.append(link)
+        return link
+
     def connected(self, link: Link) -> None:
+        if link in self._scouts:
+            link.expect_within(SECURE_SECONDS, "TLS handshake")
+            return
         if self._link is not None or self._attempt is None:
             link.abort()  # another address of the server was quicker
             return
@@ -289,7 +338,14 @@ class ClientService(Service):
 
     def ready(self, link: Link) -> None:
         link.expect_within(None)
-        if link is self._link:
+        if link in self._scouts:
+            self._scouts.remove(link)
+            self._drop_scouts()
+            if self._is_inside and self._link is not None:
+                self._course.better(link)
+            if link is not self._link:
+                link.abort()
+        elif link is self._link:
             self._course.secured(link)
 
     def heard(self, link: ControlLink) -> None:
@@ -324,6 +380,8 @@ class ClientService(Service):
         )
 
     def lost(self, link: Link, reason: Exception) -> None:
+        if link in self._scouts:
+            self._scouts.remove(link)
         if link is not self._link:
             return
         if (
@@ -349,6 +407,8 @@ class ClientService(Service):
             agreed = await self.interface.change(settings, self._server_of(link))
         finally:
             self.reactor.callLater(CHANGE_SECONDS, self._changing.release)
+        if self._alone is not None:
+            self._alone.changed(settings)
         if self.interface.describe() != before:
             _log.info("the server changed its settings")
             for line in self.interface.describe():
@@ -371,11 +431,23 @@ class ClientService(Service):
             self._course.failed(Setback("internal error"))
 
     def _server_of(self, link: Link) -> Any:
+        if self._is_inside and self.data is not None:
+            return self.data.server
         return outer_address(getattr(link.transport.getPeer(), "host", None))
+
+    def _drop_scouts(self) -> None:
+        scouting, self._scouting = self._scouting, None
+        if scouting is not None:
+            scouting.cancel()
+        scouts, self._scouts = self._scouts, []
+        for scout in scouts:
+            if scout.transport is not None:
+                scout.abort()
 
     def _drop_link(self, gently: bool = False) -> None:
         self._heart.stop()
         self._drop_proof()
+        self._drop_scouts()
         link, self._link = self._link, None
         attempt, self._attempt = self._attempt, None
         if attempt is not None:
@@ -421,6 +493,44 @@ class ClientService(Service):
     def _interface_lost(self, why: str) -> None:
         end_with_failure(self.reactor, why)
 
+    # -- by UDP alone
+
+    def agree_alone(self, offer: RegisterAnswer) -> Deferred[int]:
+        """Bring the interface into the state of an earlier registration; gives the MTU."""
+        return Deferred.fromCoroutine(self._agree_alone(offer))
+
+    async def _agree_alone(self, offer: RegisterAnswer) -> int:
+        server = outer_address(offer.wireguard_endpoints[0].rpartition(":")[0].strip("[]"))
+        agreed = await self.interface.agree(offer, server)
+        return agreed.accepted.mtu
+
+    def begin_alone(self, offer: RegisterAnswer, mtu: int) -> None:
+        """Have the data channel come by itself, unless the connection is about to be there."""
+        if self.data is not None and self.interface.session.link is None:
+            self.data.resume(offer, self.config.server.endpoints, self._approach.resolver, mtu)
+
+    def give_up_outside(self) -> None:
+        """Packets go by UDP, and the connection is not there: look for it inside."""
+        self._course.failed(Setback("TCP does not lead to the server"))
+        if self._alarm is not None and self._alarm.active():
+            self._alarm.reset(0)
+
+    def scout(self) -> None:
+        """See whether TCP works outside the tunnel again."""
+        if self._scouting is not None or not self._is_inside:
+            return
+        try:
+            scouting = self._approach.look_outside(self.config, self._device, self._make_scout)
+        except PyvpnError as error:
+            _log.info("cannot look outside: {why}", why=str(error))
+            return
+        self._scouting = scouting
+        scouting.addErrback(lambda failure: None)  # as expected
+        scouting.addBoth(self._scouted)
+
+    def _scouted(self, _: object) -> None:
+        self._scouting = None
+
     # -- signals
 
     def reload(self) -> None:
@@ -432,6 +542,8 @@ class ClientService(Service):
         except PyvpnError as error:
             _log.error("configuration not applied, nothing was changed: {error}", error=str(error))
             return
+        if self._alone is not None and server_name(fresh) != server_name(self.config):
+            self._alone.use(Memory(fresh.state_dir, server_name(fresh)))
         self.config, self.dialogue = fresh, dialogue
         self.interface.configure(fresh)
         self._backoff.most = fresh.tunnel.max_backoff
@@ -443,7 +555,15 @@ class ClientService(Service):
 
     def log_status(self) -> None:
         """SIGUSR2: write the state of things to the log."""
-        log_status(self.state, self._heart, self.interface, self._link, self.data, self.counters)
+        log_status(
+            self.state,
+            self._heart,
+            self.interface,
+            self._link,
+            self.data,
+            self.counters,
+            self._is_inside,
+        )
 
     # -- stop
 
@@ -456,6 +576,8 @@ class ClientService(Service):
         if farewell:
             await deferLater(self.reactor, farewell, lambda: None)
         self._changes.end()
+        if self._alone is not None:
+            self._alone.stop()
         if self.data is not None:
             self.data.close()
         self.interface.close()
@@ -466,6 +588,25 @@ class ClientService(Service):
             _log.warn("not everything was undone in time, the next start will: {e}", e=str(error))
         self._netlink.stop()
         self._lock.release()
+
+
+class _Outsider:
+    """Does what :class:`~pyvpn.client.alone.Alone` decides."""
+
+    def __init__(self, service: ClientService) -> None:
+        self._service = service
+
+    def agree(self, offer: RegisterAnswer) -> Deferred[int]:
+        return self._service.agree_alone(offer)
+
+    def begin_alone(self, offer: RegisterAnswer, mtu: int) -> None:
+        self._service.begin_alone(offer, mtu)
+
+    def give_up(self) -> None:
+        self._service.give_up_outside()
+
+    def scout(self) -> None:
+        self._service.scout()
 
 
 def refuse_changes(before: ClientConfig, fresh: ClientConfig) -> None:

@@ -14,6 +14,12 @@ from pyvpn.tunnel.counters import Counters
 _log = Logger()
 
 
+def _where(link: object, is_inside: bool) -> str:
+    if link is None:
+        return "none"
+    return "control through the tunnel (TCP does not work outside)" if is_inside else "outside"
+
+
 def log_status(
     state: str,
     heart: Heart,
@@ -21,8 +27,13 @@ def log_status(
     link: Link | None,
     data: DataChannel | None,
     counters: Counters,
+    is_inside: bool = False,
 ) -> None:
-    """Write the state of things to the log."""
+    """Write the state of things to the log.
+
+    Args:
+        is_inside: *link* runs through the tunnel itself.
+    """
     session, took = interface.session, heart.round_trip
     trip = "unknown" if took is None else f"{took * 1000:.1f} ms"
     _log.info("state: {state}; round trip {trip}", state=state, trip=trip)
@@ -30,6 +41,7 @@ def log_status(
         _log.info("{line}", line=link.describe())
     if data is not None:
         _log.info("{line}", line=data.describe())
+        _log.info("control connection: {where}", where=_where(session.link, is_inside))
     for line in interface.describe():
         _log.info("{line}", line=line)
     _log.info(

@@ -138,6 +138,33 @@ def _seconds(value: str) -> float:
     return float(match[1]) * _UNITS[match[2]] if match else math.nan
 
 
+_MULTIPLES = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9}
+
+
+def rate(least: int, most: int) -> Callable[[str], int]:
+    """Bits a second, written ``500k``, ``10M``, ``2.5M`` or ``1G``; a bare number is bits."""
+
+    def convert(value: str) -> int:
+        match = re.fullmatch(r"([0-9]{1,12})(?:\.([0-9]{1,3}))? ?([kMG]?)", value)
+        bits = -1
+        if match is not None and (match[3] or not match[2]):
+            thousandths = int(match[1]) * 1000 + int((match[2] or "").ljust(3, "0"))
+            bits = thousandths * _MULTIPLES[match[3]] // 1000
+        if not least <= bits <= most:
+            between = f"{spell_rate(least)} to {spell_rate(most)}"
+            raise Expected(f"bits a second from {between}, written like 500k, 10M or 2.5M")
+        return bits
+
+    return convert
+
+
+def spell_rate(bits: int) -> str:
+    """Write *bits* a second as :func:`rate` reads them, as short as can be; 1 or more."""
+    fitting = [one for one, n in _MULTIPLES.items() if bits >= n and bits * 1000 % n == 0]
+    unit = fitting[-1]
+    return f"{bits / _MULTIPLES[unit]:.3f}".rstrip("0").rstrip(".") + unit
+
+
 def list_of(
     convert: Callable[[str], T], most: int | None = None
 ) -> Callable[[str], tuple[T, ...]]:

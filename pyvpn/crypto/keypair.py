@@ -10,13 +10,19 @@ from __future__ import annotations
 
 import struct
 from enum import Enum
+from itertools import compress, repeat
+from operator import add
+from typing import TYPE_CHECKING
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
 from pyvpn.crypto.noise import TransportKeys
 from pyvpn.crypto.replay import LIMIT, ReplayWindow
-from pyvpn.wire.datagram import DATA, DATA_HEADER, counter_of
+from pyvpn.wire.datagram import DATA, DATA_HEADER, OFFLOAD, counter_of
+
+if TYPE_CHECKING:
+    from pyvpn.wire.offload import Run
 
 REKEY_AFTER_MESSAGES = 2**60
 """After so many sealed with one keypair it is time for another."""
@@ -40,6 +46,8 @@ _NONCE = struct.Struct("<4xQ")
 _NONCE_HEAD = bytes(4)
 _ZEROS = tuple(bytes(n) for n in range(PADDING))
 _NO_MTU = 1 << 20
+_OFFLOAD = OFFLOAD.to_bytes(4, "little")
+"""Additional data of these, or a message's type could be changed on its way."""
 
 
 class Refused(Enum):
@@ -115,6 +123,23 @@ class Keypair:
             sealed.append(header(DATA, remote, counter) + encrypt(nonce(counter), packet, None))
         return sealed
 
+    def seal_run(self, run: Run) -> list[bytes]:
+        """Return the datagrams of *run*, in order; nothing when the keypair is used up."""
+        first, count = self.counter, len(run.payloads)
+        after = first + count
+        if after > REJECT_AFTER_MESSAGES:
+            return []
+        self.counter = after
+        counters = range(first, after)
+        # Without a line of Python for each; what is left is the cipher, and four fifths of it
+        # are the call and not the bytes.  Into buffers that are kept, with their views, it takes
+        # 3.1 us a segment from the frame to the network, and so 3.2.
+        sealed = map(
+            self._encrypt, map(_NONCE.pack, counters), run.plaintexts(first), repeat(_OFFLOAD)
+        )
+        headers = map(DATA_HEADER.pack, repeat(OFFLOAD), repeat(self.remote_index), counters)
+        return list(map(add, headers, sealed))
+
     def open(self, datagram: bytes) -> bytes | None:
         """Return the packet in a data message, padding included; None when the tag is wrong.
 
@@ -156,6 +181,44 @@ class Keypair:
                 if result is not Refused.TAG and not next(verdicts):
                     results[index] = Refused.REPLAY
         return results
+
+    def receive_run(self, datagrams: list[bytes]) -> tuple[list[int], list[bytes], list[Refused]]:
+        """Open *datagrams* of the type OFFLOAD, each only once.
+
+        Returns:
+            Counters and payloads of those that opened, as :func:`pyvpn.wire.rebuild.rebuild`
+            takes them, and why each of the others did not.
+        """
+        counters = [int.from_bytes(datagram[8:16], "little") for datagram in datagrams]
+        nonces = map(_NONCE.pack, counters)
+        sealed = [datagram[16:] for datagram in datagrams]
+        refused: list[Refused] = []
+        try:
+            payloads = list(map(self._decrypt, nonces, sealed, repeat(_OFFLOAD)))
+        except InvalidTag:
+            counters, payloads = self._open_each(counters, sealed)
+            refused = [Refused.TAG] * (len(datagrams) - len(payloads))
+        accepted = self.window.accept_all(counters)
+        if not all(accepted):
+            refused += [Refused.REPLAY] * accepted.count(False)
+            counters = list(compress(counters, accepted))
+            payloads = list(compress(payloads, accepted))
+        return counters, payloads, refused
+
+    def _open_each(
+        self, counters: list[int], sealed: list[bytes]
+    ) -> tuple[list[int], list[bytes]]:
+        """Open those that open."""
+        decrypt = self._decrypt
+        opened: list[int] = []
+        payloads: list[bytes] = []
+        for counter, each in zip(counters, sealed, strict=True):
+            try:
+                payloads.append(decrypt(_NONCE.pack(counter), each, _OFFLOAD))
+            except InvalidTag:
+                continue
+            opened.append(counter)
+        return opened, payloads
 
 
 def _padding(size: int, mtu: int) -> int:

@@ -19,6 +19,7 @@ from pyvpn.wire.datagram import (
     DATA_OVERHEAD,
     INITIATION,
     INITIATION_SIZE,
+    OFFLOAD,
     RESPONSE,
     RESPONSE_SIZE,
 )
@@ -72,12 +73,12 @@ def _message(kind: int, least: int, most: int) -> Shape:
 
 MESSAGES = (
     _message(DATA, DATA_OVERHEAD, LONGEST),  # first: it is what there is most of
+    _message(OFFLOAD, DATA_OVERHEAD, LONGEST),
     _message(INITIATION, INITIATION_SIZE, INITIATION_SIZE),
     _message(RESPONSE, RESPONSE_SIZE, RESPONSE_SIZE),
     _message(COOKIE_REPLY, COOKIE_REPLY_SIZE, COOKIE_REPLY_SIZE),
 )
-"""What WireGuard knows.  A type of our own whose other bytes of the word say something is
-``Shape(5 << 24, 0xFF00_0000, least, most)``."""
+"""What WireGuard knows, and a type of our own."""
 
 KNOCK_SOCKET = 0
 """Initiations without a cookie, which anybody can send from any address."""

@@ -18,6 +18,7 @@ from __future__ import annotations
 import socket
 import struct
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 from twisted.internet import tcp
@@ -42,6 +43,9 @@ from zope.interface import implementer
 from pyvpn.errors import HostError
 from pyvpn.net.threads import DaemonThreads
 
+SEGMENT_BYTES = 1220
+"""TCP's MSS, for both directions: it fits the least of IPv6 (1280 bytes), so the connection comes
+through where larger packets vanish without a word (TCP hangs there in the TLS handshake)."""
 USER_TIMEOUT_SECONDS = 30
 """For how long sent bytes may stay unacknowledged before the kernel ends the connection."""
 
@@ -58,14 +62,23 @@ LOOKUPS_WAITING = 8
 """A lookup that hangs keeps its thread, so a dead resolver must not collect them without end."""
 
 
-def prepare_socket(sock: socket.socket, mark: int) -> None:
+def prepare_socket(sock: socket.socket, mark: int, device: str = "") -> None:
     """Set on an unconnected TCP *sock* what every outgoing connection of ours has.
+
+    Args:
+        device: the interface that it shall leave by; empty: any.
 
     Raises:
         HostError: as for :func:`mark_socket`.
     """
+    if device:
+        # Where the server's tunnel address is not routed, routes would take it elsewhere.  Before
+        # Linux 5.7 this needs CAP_NET_RAW, and routes must do.
+        with suppress(PermissionError):
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, device.encode())
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # heartbeats measure time
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, USER_TIMEOUT_SECONDS * 1000)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, SEGMENT_BYTES)
     mark_socket(sock, mark)
 
 
@@ -98,7 +111,7 @@ class _MarkedClient(tcp.Client):
     def createInternetSocket(self) -> socket.socket:
         sock: socket.socket = super().createInternetSocket()
         try:
-            prepare_socket(sock, self.connector.mark)
+            prepare_socket(sock, self.connector.mark, self.connector.device)
         except BaseException:
             sock.close()
             raise
@@ -109,6 +122,7 @@ class _MarkedConnector(tcp.Connector):
     """Makes marked clients; `_makeTransport` is how Twisted's own connectors differ."""
 
     mark = 0
+    device = ""
 
     def _makeTransport(self) -> _MarkedClient:
         return _MarkedClient(self.host, self.port, self.bindAddress, self, self.reactor)
@@ -218,13 +232,21 @@ class MarkedReactor:
         reactor: the real one.
         mark: of every socket made here (see :func:`prepare_socket`).
         resolver: of names; by default one with its own few threads.
+        device: the interface that connections leave by; empty: any.
     """
 
     nameResolver: IHostnameResolver
 
-    def __init__(self, reactor: Any, mark: int, resolver: IHostnameResolver | None = None) -> None:
+    def __init__(
+        self,
+        reactor: Any,
+        mark: int,
+        resolver: IHostnameResolver | None = None,
+        device: str = "",
+    ) -> None:
         self._reactor = reactor
         self._mark = mark
+        self._device = device
         if resolver is None:
             threads = DaemonThreads(reactor, LOOKUPS_AT_ONCE, "resolver", LOOKUPS_WAITING)
             resolver = DaemonResolver(reactor, threads)
@@ -250,6 +272,7 @@ class MarkedReactor:
         """
         connector = _MarkedConnector(host, port, factory, timeout, bindAddress, self._reactor)
         connector.mark = self._mark
+        connector.device = self._device
         connector.connect()
         return connector
 

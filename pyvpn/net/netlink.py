@@ -35,6 +35,8 @@ Network = IPv4Network | IPv6Network
 PROTOCOL = 200  # marks the routes and rules that are ours:  ip route show proto 200
 RULE_PRIORITY = 32_000  # before the main table's 32766
 
+_KERNEL = 2  # RTPROT_KERNEL
+_CONNECTED_METRIC = 256  # of the kernel's own IPv6 routes
 _MAIN_TABLE = 254
 _LAST_METRIC = 0xFFFF_FFFF  # of all routes to a network, the one that is used when no other is
 _INVERT = 0x2  # FIB_RULE_INVERT: the "not" of a rule
@@ -76,6 +78,7 @@ def set_link_up(name: str, mtu: int, addresses: Sequence[str]) -> int:
         # Asked again: with a primary IPv4 address the kernel takes away its secondaries.
         for address in sorted(wanted - _addresses_of(ipr, index), key=str):
             _change_address(ipr, "add", index, address)
+        _put_back_connected(ipr, index, wanted)
     return index
 
 
@@ -279,6 +282,29 @@ def _addresses_of(ipr: Any, index: int) -> set[AddressAndNetwork]:
 def _change_address(ipr: Any, command: str, index: int, address: AddressAndNetwork) -> None:
     length = address.network.prefixlen
     ipr.addr(command, index=index, address=str(address.ip), prefixlen=length)
+
+
+def _put_back_connected(ipr: Any, index: int, addresses: set[AddressAndNetwork]) -> None:
+    """Make the routes that the kernel makes for *addresses*, and others may have flushed."""
+    standing = _routes_of(ipr, index, None, _KERNEL)
+    for address in sorted(addresses, key=str):
+        if address.network.num_addresses == 1 or address.network in standing:
+            continue
+        standing.add(address.network)
+        more: dict[str, Any] = (
+            {"scope": _SCOPE_LINK, "prefsrc": str(address.ip)}
+            if address.version == 4
+            else {"priority": _CONNECTED_METRIC}
+        )
+        ipr.route(
+            "replace",
+            family=_FAMILIES[address.version],
+            dst=str(address.network),
+            oif=index,
+            table=_MAIN_TABLE,
+            proto=_KERNEL,
+            **more,
+        )
 
 
 def _routes(ipr: Any, family: int | None = None, **wanted: int) -> Iterator[Any]:

@@ -39,6 +39,7 @@ from pyvpn.net.udp_sockets import (
     IUdpSystem,
     KernelUdpSystem,
     open_port,
+    send_whole,
     set_mark,
 )
 from pyvpn.net.ways import SOURCE_ERRORS, Way, Ways
@@ -314,6 +315,11 @@ class UdpPort:
             else:
                 taken += self._send_as_one(run, way, tos)
         return taken
+
+    def send_whole(self, datagram: bytes, path: Path) -> bool:
+        """Send *datagram* so that nobody may fragment it; not counted if it cannot be sent so."""
+        way = self._ways.find(path)
+        return way is not None and send_whole(way.sock, datagram, way.source, way.address)
 
     def send_replies(self, replies: list[tuple[bytes, Path]]) -> None:
         """Send each datagram along its own path, and remember nothing of it."""

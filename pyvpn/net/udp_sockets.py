@@ -26,7 +26,7 @@ from zope.interface import Interface, implementer
 
 from pyvpn.errors import HostError
 from pyvpn.net import bpf
-from pyvpn.net.ancillary import IP_PKTINFO, UDP_GRO
+from pyvpn.net.ancillary import IP_PKTINFO, UDP_GRO, Ancillary
 from pyvpn.net.rtnetlink import ROUTE_NEWS, News, NewsReactor, Questions
 
 DATA_BUFFER = 4 << 20
@@ -47,6 +47,8 @@ _SO_BINDTOIFINDEX = 62
 _IP_MTU_DISCOVER = 10
 _IPV6_MTU_DISCOVER = 23
 _PMTUDISC_DONT = 0
+_PMTUDISC_PROBE = 3
+_IPV6_DONTFRAG = 62
 
 _OPTIONS: dict[int, tuple[tuple[int, int, int], ...]] = {
     socket.AF_INET: (
@@ -319,3 +321,25 @@ def _open_error(host: str, port: int, error: OSError) -> HostError:
             "shows it (if not, it is WireGuard in the kernel); stop it, or choose another port"
         )
     return HostError(attempt + _CURES.get(error.errno or 0, error.strerror or str(error)))
+
+
+def send_whole(sock: socket.socket, datagram: bytes, ancillary: Ancillary, address: Any) -> bool:
+    """Send *datagram* so that nobody may fragment it; False when the kernel does not take it.
+
+    What it has heard of the path's MTU does not matter, only what its own interface takes.  IPv4
+    has this per socket only; nothing else is sent in between.
+    """
+    if sock.family == socket.AF_INET:
+        option = socket.IPPROTO_IP, _IP_MTU_DISCOVER
+    else:
+        option = socket.IPPROTO_IPV6, _IPV6_MTU_DISCOVER
+        ancillary = [*ancillary, (socket.IPPROTO_IPV6, _IPV6_DONTFRAG, struct.pack("=i", 1))]
+    try:
+        sock.setsockopt(*option, _PMTUDISC_PROBE)
+        try:
+            sock.sendmsg((datagram,), ancillary, 0, address)
+        finally:
+            sock.setsockopt(*option, _PMTUDISC_DONT)
+    except OSError:
+        return False
+    return True

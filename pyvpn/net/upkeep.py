@@ -1,27 +1,33 @@
 """Keeps a TUN, and what hangs on it, the way it was meant, whatever others do to them.
 
 Somebody may delete the device, set it down and up again (which loses its routes and IPv6
-addresses), or flush routes, rules and nft tables.  None of that announces itself reliably, so
-besides the deletion, which the TUN notices, everything is looked at every few seconds.
+addresses), or flush routes, rules and nft tables.  The TUN notices its deletion, and the kernel
+tells of changed interfaces; the rest does not announce itself reliably, so everything is looked
+at every few seconds besides.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.task import LoopingCall, deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from pyvpn.errors import HostError, PyvpnError
+from pyvpn.net.rtnetlink import LINK_NEWS, News
 from pyvpn.net.threads import DaemonThreads
 from pyvpn.net.tun import Tun
 
 _log = Logger()
 
 CHECK_SECONDS = 3.0
+NEWS_SECONDS = 0.5
+"""After news everything is looked at once in so long: with containers they come in swarms."""
 REPAIR_TRIES = 8
 REPAIR_PAUSE = 0.25
 """A device that is deleted again while it is being made gets two seconds in all."""
@@ -54,6 +60,8 @@ class Upkeep:
         self._lost = lost
         self._repairing = False
         self._checking: LoopingCall | None = None
+        self._news = News(reactor, LINK_NEWS, self._heard)
+        self._soon: IDelayedCall | None = None
         self._complaint = ""
 
     def open(self) -> None:
@@ -74,12 +82,17 @@ class Upkeep:
             self._checking = LoopingCall(self._check)
             self._checking.clock = self._reactor
             self._checking.start(CHECK_SECONDS, now=False)
+            with suppress(OSError):  # then it takes a little longer
+                self._news.open()
 
     def close(self) -> None:
         """Give the device back, and with it its addresses and routes."""
         if self._checking is not None:
             self._checking.stop()
             self._checking = None
+        self._news.close()
+        if self._soon is not None and self._soon.active():
+            self._soon.cancel()
         self.is_open = False
         self.tun.close()
 
@@ -114,6 +127,10 @@ class Upkeep:
         finally:
             self._repairing = False
         self._lost(problem or f"{self.tun.name} is deleted again and again")
+
+    def _heard(self) -> None:
+        if self._soon is None or not self._soon.active():
+            self._soon = self._reactor.callLater(NEWS_SECONDS, self._check)
 
     def _check(self) -> Deferred[None] | None:
         if self._repairing or not self.is_open:

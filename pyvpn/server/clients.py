@@ -11,7 +11,7 @@ over, and whatever the old one still says changes nothing.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from ipaddress import ip_address
 from typing import Any
 
@@ -35,6 +35,7 @@ from pyvpn.tunnel.router import Router
 from pyvpn.tunnel.session import Session
 from pyvpn.wire.command import Command
 from pyvpn.wire.messages import Answer, ChosenCarrier, Code, LogInAnswer, Notice, Register
+from pyvpn.wire.native import LEAST_MTU
 
 _log = Logger()
 
@@ -44,6 +45,10 @@ REGISTER_SECONDS = 20.0
 REPLACED_SECONDS = 60.0
 KICKED_SECONDS = 60.0
 """How long a client that was replaced or kicked is asked to stay away."""
+
+_RETURNS = 2
+"""A laptop may well go from one network to another and back; one that does so twice while the old
+connection is still there is probably two."""
 
 _CARRIERS = ("tcp", "udp")
 
@@ -93,6 +98,9 @@ class Clients:
         self._router = router
         self._counters = counters
         self._visits: dict[ControlLink, Visit] = {}
+        self._connections = 0  # since we began
+        # By whom it was had before, and how often it came back.
+        self._replaced: dict[Session, tuple[str, int]] = {}
         self._owners: dict[int, User] = {}  # by device: as whom its session logged in
         self._reachable = terms.reachable()
         self._registering = DeferredLock()  # one grant at a time: committed before the next
@@ -101,7 +109,8 @@ class Clients:
 
     def connected(self, link: ControlLink) -> None:
         source, place = self._source_of(link)
-        self._visits[link] = Visit(source, place)
+        self._connections += 1
+        self._visits[link] = Visit(source, place, self._connections)
         link.expect_within(SECURE_SECONDS, "TLS handshake")
         self._admit(link, source)
 
@@ -170,6 +179,8 @@ class Clients:
         visit = self._visits.pop(link)
         session = visit.session
         if session is not None and session.detach(link):
+            # What the client has said of it may be on its way; nothing else is there, anyway.
+            session.carrier = session.peer
             _log.info(
                 "{name}: connection lost ({reason}), {what}",
                 name=session.name,
@@ -243,11 +254,21 @@ class Clients:
         if link.is_closed:
             self._let_go(device)
             return b""
+        if self._is_late(visit, device):
+            # What a process said that is no more, overtaken by what came after it.
+            link.end_after_answer(PeerError("the device is here by a later connection"))
+            return _refusal(Code.REPLACED, "the device is here by a later connection")
         session = self._attach(link, visit, current, device, lease, request)
         answer = self.terms.answer(lease)
         if self.natives is not None:
             answer = self.natives.welcome(session, request, answer)
         return answer.to_bytes()
+
+    def _is_late(self, visit: Visit, device: Device) -> bool:
+        """Whether *device* is here by a connection that was made after that of *visit*."""
+        session = self.sessions.get(device.id)
+        link = None if session is None else session.link
+        return isinstance(link, ControlLink) and self._visits[link].number > visit.number
 
     async def _unchanged(self, user: User, device: Device) -> bool:
         """Whether the account is as it was before the disk was busy with the lease of *device*.
@@ -283,35 +304,75 @@ class Clients:
         lease: Lease,
         request: Register,
     ) -> Session:
-        addresses = tuple(one for one in (lease.address4, lease.address6) if one is not None)
-        session = self.sessions.get(device.id)
-        if session is None:  # else it is in use, and so is its lease, which cannot have changed
-            session = Session(
-                device=device.id,
-                user=user.id,
-                name=f"{user.name}/{device.name}",
-                addresses=addresses,
-                reachable=self._reachable,
-                heard=self._now(),
-            )
-            self._router.add(session)
-            self.sessions[device.id] = session
+        # If it has one it is in use, and so is its lease, which cannot have changed.
+        session = self.sessions.get(device.id) or self._begin(user, device, lease)
         stays = self.natives is not None and self.natives.carries(session, request)
-        previous = session.join(link, self._now(), keep=stays)
+        # What comes from its own address there has come through its tunnel.
+        inside = visit.source in session.addresses
+        previous = session.join(link, self._now(), keep=stays, carries=not inside)
         visit.session = session
         self._owners[device.id] = user
+        if self.natives is not None and self.natives.returning is not None:
+            self.natives.returning.met(device, user)
         link.expect_within(None)
         link.end_after_silence(self.terms.silence)
         if isinstance(previous, ControlLink) and previous is not link:
-            _notify(previous, Code.REPLACED, "the same device logged in again", REPLACED_SECONDS)
-            previous.close()
+            self._replace(previous, visit, session)
         _log.info(
             "{name} is here from {place}: {addresses}",
             name=session.name,
-            place=visit.place,
+            place="its tunnel" if inside else visit.place,
             addresses=", ".join(_spell(lease)),
         )
         return session
+
+    def _begin(self, user: User, device: Device, lease: Lease) -> Session:
+        session = Session(
+            device=device.id,
+            user=user.id,
+            name=f"{user.name}/{device.name}",
+            addresses=tuple(one for one in (lease.address4, lease.address6) if one is not None),
+            reachable=self._reachable,
+            heard=self._now(),
+        )
+        self._router.add(session)
+        self._router.limits.set(session, user.limit_up, user.limit_down, self._now())
+        self.sessions[device.id] = session
+        self._owners[device.id] = user
+        return session
+
+    def resume(self, user: User, device: Device) -> Session | None:
+        """The session of a device that comes by UDP alone, begun if there is none.
+
+        None: there is none, and its lease is gone, or would be another one.
+        """
+        session = self.sessions.get(device.id)
+        if session is None:
+            lease = self._grants.resume(user, device)
+            session = None if lease is None else self._begin(user, device, lease)
+        return session
+
+    def _replace(self, previous: ControlLink, visit: Visit, session: Session) -> None:
+        """End the connection that the device had before the one of *visit*."""
+        here, there = visit.place, self._visits[previous].place
+        replaced, returns = self._replaced.get(session, ("", 0))
+        returns = returns + 1 if here == replaced != there else 0
+        self._replaced[session] = there, returns
+        if returns >= _RETURNS:
+            _log.warn(
+                "{name}: {here} and {there} take it from each other; if these are two machines, "
+                "one has a copy of the other's state_dir: stop the client there, remove its "
+                "state_dir and log in anew",
+                name=session.name,
+                here=here,
+                there=there,
+            )
+        words = (
+            "the same device logged in again; if that was another machine, its state_dir is a "
+            "copy of this one's: remove it there, and log in anew"
+        )
+        _notify(previous, Code.REPLACED, words, REPLACED_SECONDS)
+        previous.close()
 
     def _choose(self, link: ControlLink, visit: Visit, data: bytes) -> bytes:
         """The client says how packets shall travel."""
@@ -325,7 +386,9 @@ class Clients:
             return _refusal(Code.BAD_REQUEST, str(error))
         if chosen.carrier not in _CARRIERS:
             return _refusal(Code.BAD_REQUEST, "carrier is tcp or udp")
-        session.choose(chosen.epoch, chosen.carrier == "udp")
+        if 0 < chosen.mtu < LEAST_MTU:
+            return _refusal(Code.BAD_REQUEST, f"mtu is 0, or {LEAST_MTU} or more")
+        session.choose(chosen.epoch, chosen.carrier == "udp", chosen.mtu)
         return Answer(success=True, code=Code.OK).to_bytes()
 
     # -- what the service does with sessions
@@ -351,6 +414,10 @@ class Clients:
         for session in sessions:
             _log.info("{name} expired", name=session.name)
             self.dismiss(session, Code.EXPIRED, "nothing was heard for too long", 0.0)
+
+    def interrupted(self, devices: Iterable[int]) -> None:
+        """Note that the leases of *devices* are in use on disk: they were here at a restart."""
+        self._grants.interrupted.update(devices)
 
     def expire_leases(self) -> Deferred[None] | None:
         """End the leases of devices that were away for too long."""
@@ -379,6 +446,8 @@ class Clients:
                 self.dismiss(session, Code.LOG_IN_AGAIN, "the password was changed", 0.0)
             elif (current.fixed4, current.fixed6) != (then.fixed4, then.fixed6):
                 self.dismiss(session, Code.LOG_IN_AGAIN, "the address was changed", 0.0)
+            else:
+                self._router.limits.set(session, current.limit_up, current.limit_down, self._now())
 
     def say_goodbye(self, seconds: float) -> None:
         """Tell everybody that the server goes, and when to come back; end all connections."""
@@ -402,6 +471,7 @@ class Clients:
         self._router.remove(session)
         self.sessions.pop(session.device, None)
         self._owners.pop(session.device, None)
+        self._replaced.pop(session, None)
         if self.natives is not None:
             self.natives.end(session)
         link = session.link
@@ -421,7 +491,11 @@ def _may_stay(then: User, current: User) -> bool:
 
 
 def _same_terms(one: User, other: User) -> bool:
-    return _may_stay(one, other) and (one.fixed4, one.fixed6) == (other.fixed4, other.fixed6)
+    return _may_stay(one, other) and _granted(one) == _granted(other)
+
+
+def _granted(user: User) -> tuple[object, ...]:
+    return user.fixed4, user.fixed6, user.limit_up, user.limit_down
 
 
 def _refusal(code: Code, message: str) -> bytes:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
-from pyvpn.auth import CertificateChecker, make_portal
+from pyvpn.auth import CertificateChecker, IDeviceCertificate, make_portal
 from pyvpn.config import Network, ServerConfig, read_plain_password
 from pyvpn.net.control import ControlLink
 from pyvpn.net.process import boottime
@@ -101,7 +101,15 @@ class Core:
         self.relays = Relays(config.trusted_relays, config.proxy_protocol_relays)
         self._admissions: list[Admission] = []
         self._certificates = CertificateChecker(store, storage.run, unix, config.reauth_after)
+        # Another checker's judgement of a certificate cannot be asked for between two packets.
+        self.may_return = not any(
+            each.isOrExtends(IDeviceCertificate)
+            for checker in checkers
+            for each in checker.credentialInterfaces
+        )
+        """Whether devices on file may come by UDP alone."""
         self.clients = self._make_clients(config, own, hashing, identity, checkers)
+        self.clients.interrupted(self._interrupted)
         self.plain = self._make_plain(config)
         self.plain_udp = self._make_plain_udp(config)
         self.wireguard: WireGuardServer | None = None
@@ -110,6 +118,7 @@ class Core:
     def _load_leases(self, sticky_seconds: float) -> Leases:
         leases = Leases(self._pools.get(4), self._pools.get(6), sticky_seconds)
         on_file = self._storage.call(self._store.leases)
+        self._interrupted = {row.device for row in on_file if row.released is None}
         dropped = leases.restore(on_file, self._unix())
         if dropped:
             _log.info("{n} leases are outside the pools now: forgotten", n=len(dropped))
@@ -193,6 +202,14 @@ class Core:
 
     def _source_of(self, link: ControlLink) -> tuple[bytes | None, str]:
         return self.relays.source_of(link)
+
+    def objection(self, user: User, device: Device) -> str:
+        """Why a device would not be let in by its certificate now; empty: it would."""
+        if not self.may_return:
+            return "who may log in is decided elsewhere"
+        if user.disabled:
+            return "user disabled"
+        return self._certificates.password_needed(user, device)
 
     def tick(self) -> None:
         """End the sessions whose time is over."""

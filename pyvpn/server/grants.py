@@ -11,7 +11,7 @@ from twisted.logger import Logger
 
 from pyvpn.errors import PyvpnError
 from pyvpn.net.threads import DaemonThreads
-from pyvpn.store.records import AddressTaken, Device, User
+from pyvpn.store.records import AddressTaken, Device, Gone, User
 from pyvpn.store.sqlite import Store
 from pyvpn.tunnel.leases import Lease, Leases, PoolEmpty
 from pyvpn.wire.messages import Register
@@ -37,6 +37,8 @@ class Grants:
         self._store = store
         self._storage = storage
         self._unix = unix
+        # Whose lease is in use on disk, from before a restart: to take it again costs no write.
+        self.interrupted: set[int] = set()
         # Devices whose lease has ended here, and not yet on disk, where it would be in the way.
         self._evicted: set[int] = set()
 
@@ -69,6 +71,20 @@ class Grants:
                 )
         return lease
 
+    def resume(self, user: User, device: Device) -> Lease | None:
+        """Take the lease that *device* has into use, as it is on disk; None: it has none.
+
+        That it is in use is written behind.
+        """
+        before = self._leases.get(device.id)
+        lease = self._leases.resume(
+            device.id, user.id, self._unix(), fixed4=user.fixed4, fixed6=user.fixed6
+        )
+        if lease is not None and lease != before and device.id not in self.interrupted:
+            saving = self._storage.run(self._store.save_lease, lease)
+            saving.addErrback(_not_saved, device.name)
+        return lease
+
     async def _grant(self, user: User, device: Device, request: Register) -> Lease:
         before = self._leases.get(device.id)
         granted = self._leases.take(
@@ -82,6 +98,13 @@ class Grants:
         )
         if granted.lease == before:
             return granted.lease
+        if (
+            device.id in self.interrupted
+            and before is not None
+            and granted.lease[:4] == before[:4]
+        ):
+            return granted.lease
+        self.interrupted.discard(device.id)
         self._evicted.update(granted.evicted)
         self._evicted.discard(device.id)  # whose row is about to be written
         evicted = tuple(self._evicted)
@@ -96,6 +119,7 @@ class Grants:
     def release(self, device: int, name: str) -> None:
         """The device has left: its lease stays its own, free to be evicted."""
         unix = self._unix()
+        self.interrupted.discard(device)
         self._leases.release(device, unix)
         saving = self._storage.run(self._store.release_lease, device, unix)
         saving.addErrback(_not_saved, name)
@@ -120,6 +144,8 @@ class Grants:
 
 def _not_saved(failure: Any, name: str) -> None:
     # The lease is held in memory; at worst a restart believes it was in use until then.
+    if failure.check(Gone, AddressTaken):
+        return  # by the command line, a moment ago: whoever looks for changes ends the session
     if failure.check(PyvpnError):
         _log.warn("{name}: lease not saved: {why}", name=name, why=str(failure.value))
     elif not failure.check(CancelledError):  # which is the end of the process

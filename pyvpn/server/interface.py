@@ -26,6 +26,7 @@ class ServerInterface:
     Args:
         netlink: the one thread in which the host is changed.
         received: takes each batch of packets that the kernel hands us.
+        frames: takes what it hands us uncut, see :class:`pyvpn.net.tun.Tun`.
         lost: called with a reason when the device was deleted and cannot be had again.
     """
 
@@ -38,6 +39,7 @@ class ServerInterface:
         *,
         received: Callable[[list[bytes]], None],
         lost: Callable[[str], None],
+        frames: Callable[[list[bytes]], None] | None = None,
     ) -> None:
         self.host = Host(str(config.state_dir), "server")
         self._upkeep = Upkeep(reactor, netlink, self._make_so, lost)
@@ -48,6 +50,7 @@ class ServerInterface:
             received,
             self._upkeep.deleted,
             counters,
+            frames=frames,
         )
         self._config = config
         self._firewall: Firewall | None = None

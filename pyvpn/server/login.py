@@ -8,6 +8,7 @@ a device that its certificate proves is held up by its own guesses only.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from twisted.cred.error import UnauthorizedLogin
@@ -114,6 +115,7 @@ class LogIns:
         wait = self._throttle.begin(*who, self._now())
         if wait > 0:
             return self._refuse(link, Code.SLOW_DOWN, wait)
+        self._statistics.passwords += 1
         try:
             identity = await self._prove(PasswordLogIn(request.user, request.password))
         except UnauthorizedLogin as refused:
@@ -133,7 +135,8 @@ class LogIns:
         unix = self._unix()
         if known is not None and known.user == identity.user.id:
             await self._storage.run(self._store.set_authenticated, known.id, unix)
-            return self._admit(visit, identity, known, "")
+            proved = replace(known, authenticated=unix)
+            return self._admit(visit, identity, proved, "")
         authority = self._identity()
         try:
             certificate = sign_request(

@@ -1,10 +1,10 @@
 """What the server still knows of its WireGuard peers after a crash, and what it does with it.
 
 A stock app notices after fifteen seconds of silence that its keys mean nothing to a server that
-was restarted.  So we remember where each was heard last, and begin the handshake ourselves: it is
-back with the first round trip.  The newest timestamp of its handshakes is remembered too, or
-somebody who has recorded one could play it to us again; and the newest of our own, with a
-reserve, or the peer would take ours for a replay.
+was restarted; one of ours after three, if it has anything to say.  So we remember where each was
+heard last, and begin the handshake ourselves: it is back with the first round trip.  The newest
+timestamp of its handshakes is remembered too, or somebody who has recorded one could play it to us
+again; and the newest of our own, with a reserve, or the peer would take ours for a replay.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from twisted.logger import Logger
 from pyvpn.crypto.tai64n import Stamps, reserve, tai64n
 from pyvpn.errors import PyvpnError
 from pyvpn.net.threads import DaemonThreads
+from pyvpn.server.natives import Natives
+from pyvpn.server.returning import Returning
 from pyvpn.server.stock import StockDevices
 from pyvpn.store.records import Remembered
 from pyvpn.store.sqlite import Store
@@ -50,6 +52,7 @@ class Recall:
     Args:
         storage: the one thread that *store* is used from.
         unix: wall clock seconds, for what is written to disk.
+        natives: the clients of ours, if their keys are on file, too.
     """
 
     def __init__(
@@ -60,7 +63,9 @@ class Recall:
         store: Store,
         storage: DaemonThreads,
         unix: Callable[[], float],
+        natives: Natives | None = None,
     ) -> None:
+        self._natives = natives
         self._wireguard = wireguard
         self._stock = stock
         self._stamps = stamps
@@ -87,14 +92,36 @@ class Recall:
         self._reserved = self._reserve(1.0)
         self._storage.call(self._store.save_sent_stamp, self._reserved)
         self._called_at = now
-        self.take_over(self._storage.call(self._store.peers), now)
+        remembered = self._storage.call(self._store.peers)
+        returning = self._returning
+        if returning is not None:
+            returning.remember(remembered)
+            # Whose lease is in use on disk did not leave: we did.
+            leases = self._storage.call(self._store.leases)
+            begun = returning.begin_interrupted(
+                {each.device for each in leases if each.released is None}
+            )
+            if begun:
+                _log.info("{n} clients were here before: called back", n=len(begun))
+        self.take_over(remembered, now)
+
+    @property
+    def _returning(self) -> Returning | None:
+        return None if self._natives is None else self._natives.returning
 
     def take_over(self, remembered: Iterable[Remembered], now: float) -> None:
         """Give peers that are new to us what is known of them; forget what was reset."""
         unix = self._unix()
+        returning = self._returning
+        rows = list(remembered)
+        if returning is not None:
+            returning.remember(rows)
         fresh: list[tuple[float, Peer]] = []
-        for row in remembered:
+        for row in rows:
             if row.device not in self._stock.sessions:
+                native = None if returning is None else returning.peer(row.device)
+                if native is not None and native.endpoint is None:
+                    self._know_place(native, row, unix, fresh)
                 continue
             peer = self._stock.peer(row.device)
             if row.resets != self._resets.get(row.device, 0):
@@ -104,12 +131,18 @@ class Recall:
             self._resets[row.device] = row.resets
             if row.received is not None and row.received > peer.newest_stamp:
                 peer.newest_stamp = row.received
-            if peer.endpoint is None and row.endpoint is not None:
-                peer.endpoint = row.endpoint
-                if row.heard is not None and unix - row.heard < FRESH_SECONDS:
-                    fresh.append((row.heard, peer))
+            self._know_place(peer, row, unix, fresh)
         fresh.sort(key=lambda pair: pair[0], reverse=True)
         self._calls.extend(peer for _, peer in fresh)
+
+    @staticmethod
+    def _know_place(
+        peer: Peer, row: Remembered, unix: float, fresh: list[tuple[float, Peer]]
+    ) -> None:
+        if peer.endpoint is None and row.endpoint is not None:
+            peer.endpoint = row.endpoint
+            if row.heard is not None and unix - row.heard < FRESH_SECONDS:
+                fresh.append((row.heard, peer))
 
     def call_back(self, now: float) -> None:
         """Begin the handshakes that are due, newest first; to be called several times a second."""
@@ -123,7 +156,11 @@ class Recall:
         while self._calls and self._owed >= 1:
             self._owed -= 1
             peer = self._calls.popleft()
-            if peer.keypairs == 0 and isinstance(peer.owner, Session):
+            if peer.keypairs or not isinstance(peer.owner, Session):
+                continue
+            if self._natives is not None:
+                self._natives.call_back(peer, now)
+            else:
                 peer.call_back(now)
 
     # -- writing behind
@@ -158,9 +195,12 @@ class Recall:
         saved = self._saved.get
         # All of them, each second: with 10,000 it is 3 ms as it stands.  Who was never heard was
         # so before everything.
-        for device, session in self._stock.sessions.items():
-            peer = session.carrier
-            if isinstance(peer, Peer) and peer.heard + behind - saved(device, 0.0) > HEARD_SECONDS:
+        for peer in self._wireguard.peers.values():
+            session = peer.owner
+            if (
+                isinstance(session, Session)
+                and peer.heard + behind - saved(session.device, 0.0) > HEARD_SECONDS
+            ):
                 changed.add(peer)
         return (self._row(peer, now) for peer in changed if isinstance(peer.owner, Session))
 
@@ -169,7 +209,10 @@ class Recall:
         device = peer.owner.device
         heard = None if peer.heard == float("-inf") else self._unix() - (now - peer.heard)
         stamp = peer.newest_stamp if any(peer.newest_stamp) else None
-        return Remembered(device, peer.endpoint, heard, stamp, self._resets.get(device, 0))
+        resets = self._resets.get(device, 0)
+        if peer.is_native and self._returning is not None:
+            resets = self._returning.resets(device)
+        return Remembered(device, peer.endpoint, heard, stamp, resets)
 
     def _write(self, rows: list[Remembered], stamp: bytes) -> None:
         if rows:

@@ -13,8 +13,8 @@ from twisted.internet.interfaces import IListeningPort
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
-from pyvpn.config import Network, ServerConfig, load_server
-from pyvpn.errors import PyvpnError
+from pyvpn.config import Endpoint, Network, ServerConfig, load_server
+from pyvpn.errors import HostError, PyvpnError
 from pyvpn.net.process import (
     StateLock,
     allow_many_files,
@@ -33,6 +33,7 @@ from pyvpn.server.identity import load_identity
 from pyvpn.server.interface import ServerInterface
 from pyvpn.server.listen import Door, LinkFactory, listen_everywhere
 from pyvpn.server.loops import Loops, finish
+from pyvpn.server.pacing import Pacing, limits_in_words
 from pyvpn.server.plain_udp import listen_udp
 from pyvpn.server.terms import link_of
 from pyvpn.server.wireguard import WireGuardServer
@@ -56,6 +57,9 @@ FAREWELL_SECONDS = 0.3
 UNDO_SECONDS = 1.2
 COME_BACK_SECONDS = 1.0
 """What clients are told at a shutdown: most shutdowns are restarts."""
+
+EVERYWHERE = ("", "0.0.0.0", "::")  # noqa: S104 - looked for, not listened on
+"""Hosts whose port is open at every address, also those that an interface gets later."""
 
 HASHES_AT_ONCE = 2
 HASHES_WAITING = 16  # 16 of 65 ms on two threads: half a second at the most
@@ -129,6 +133,7 @@ class ServerService(Service):
             self._netlink,
             self.counters,
             received=self._packets_from_tun,
+            frames=self._frames_from_tun,
             lost=lambda why: end_with_failure(self.reactor, why),
         )
         self.core = Core(
@@ -148,9 +153,12 @@ class ServerService(Service):
         self._listen()
         self._undo.append(self.interface.close)
         self.interface.open()
+        if self.wireguard is not None:
+            self.wireguard.natives.tunnel_port = self._listen_inside()
         self._announce()
         if self.wireguard is not None:
             self._begin_wireguard(self.wireguard)
+        self._pacing = Pacing(self.reactor, self.core.router, boottime, self._arm)
         self._loops.start(self.core.tick, TICK_SECONDS)
         self._loops.start(self.core.look_for_changes, LOOK_SECONDS)
         self._loops.start(self.core.clients.expire_leases, LEASE_SECONDS)
@@ -171,6 +179,7 @@ class ServerService(Service):
             now=boottime,
             unix=time.time,
         )
+        made.let_return(self.core.objection, self.core.clients.resume)
         made.offer(self.core.clients.terms, self.config.wireguard.public_endpoints)
         self.core.clients.natives = made.natives
         self._undo.append(made.close)
@@ -184,8 +193,16 @@ class ServerService(Service):
 
     def _packets_from_tun(self, packets: list[bytes]) -> None:
         self.core.router.packets_from_tun(packets, boottime())
+        self._arm()
+
+    def _frames_from_tun(self, frames: list[bytes]) -> None:
+        self.core.router.frames_from_tun(frames, boottime())
+        self._arm()
+
+    def _arm(self) -> None:
         if self.wireguard is not None:
             self.wireguard.clockwork.arm()
+            self.interface.tun.hand_out_frames(self.wireguard.natives.claims.any_uncut)
 
     def _give_back(self) -> None:
         """Undo what a failed start had done so far, last things first."""
@@ -210,6 +227,25 @@ class ServerService(Service):
             self._ports.append(
                 listen_udp(self.reactor, self.config.plain.udp_listen, self.core.plain_udp)
             )
+
+    def _listen_inside(self) -> int:
+        """Take control connections at our own tunnel addresses, too; the port, or 0.
+
+        Clients whose TCP is blocked outside come there, through their tunnel.
+        """
+        for endpoint in self.config.listen:
+            if endpoint.host in EVERYWHERE:
+                return endpoint.port
+        port = self.config.listen[0].port
+        inside = [
+            Endpoint(str(interface.ip), port) for interface in self.core.clients.terms.interfaces
+        ]
+        try:
+            self._ports += listen_everywhere(self.reactor, inside, self.door)
+        except HostError as error:
+            _log.warn("no control connections through the tunnel: {why}", why=str(error))
+            return 0
+        return port
 
     # -- what is said at start
 
@@ -323,6 +359,9 @@ class ServerService(Service):
             connections=self.core.clients.connections,
             leases=self.core.leases.in_use,
         )
+        _log.info(
+            "passwords compared with their hash: {n}", n=self.core.clients.statistics.passwords
+        )
         self._warn_of_plain()
         now = boottime()
         sessions = list(self.core.clients.sessions.values())
@@ -341,7 +380,7 @@ class ServerService(Service):
                 packets_out=session.packets_out,
                 bytes_out=session.bytes_out,
                 heard=_heard(session, now),
-                state=_way(session),
+                state=_way(session) + limits_in_words(session),
             )
         for reason, n in sorted(self.counters.dropped.items()):
             _log.info("dropped {n} packets: {reason}", n=n, reason=str(reason))
@@ -356,6 +395,7 @@ class ServerService(Service):
         """Tell everybody, undo everything; done within two seconds whatever hangs."""
         super().stopService()
         self._loops.stop()
+        self._pacing.stop()
         self._hashing.stop()
         closing = [port.stopListening() or succeed(None) for port in self._ports]
         if self.wireguard is not None:
@@ -387,7 +427,9 @@ def _way(session: Session) -> str:
         return ", not connected"
     if session.link is None and session.heard == float("inf"):
         return ""  # a stock app: always by UDP
-    return ", by UDP" if isinstance(session.carrier, Peer) else ", by TCP"
+    if isinstance(session.carrier, Peer):
+        return f", by UDP to {session.carrier.endpoint}"
+    return ", by TCP"
 
 
 def _heard(session: Session, now: float) -> str:

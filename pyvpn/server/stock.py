@@ -76,6 +76,10 @@ class StockDevices:
                 self._end(number, "its key or address was changed")
             if number not in self.sessions:
                 self._begin(device, users[device.user])
+            if number in self.sessions:
+                user = users[device.user]
+                session = self.sessions[number]
+                self._router.limits.set(session, user.limit_up, user.limit_down, self._now())
 
     def peer(self, device: int) -> Peer:
         """The peer of a device that has a session."""

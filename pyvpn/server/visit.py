@@ -16,6 +16,8 @@ class Visit:
     """Packed address of the far end; None behind a trusted relay."""
     place: str
     """The same for people."""
+    number: int
+    """Later connections have higher ones."""
     user: User | None = None
     """Set once somebody has logged in."""
     device: Device | None = None
@@ -33,6 +35,8 @@ class Statistics:
 
     refused: dict[str, int] = field(default_factory=dict)
     faults: int = 0
+    passwords: int = 0
+    """How many were compared with a hash, which is what costs."""
 
     def refuse(self, code: str) -> None:
         self.refused[code] = self.refused.get(code, 0) + 1

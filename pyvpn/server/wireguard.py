@@ -20,6 +20,7 @@ from pyvpn.net.uapi import UapiPort
 from pyvpn.net.udp import RunProtocol, UdpDrop, UdpPort
 from pyvpn.server.natives import Natives
 from pyvpn.server.recall import Recall, stamps_on_file
+from pyvpn.server.returning import Returning
 from pyvpn.server.shown import Shown
 from pyvpn.server.stock import OFFLINE_SECONDS, StockDevices
 from pyvpn.server.terms import Terms
@@ -32,6 +33,7 @@ from pyvpn.tunnel.router import Router
 from pyvpn.tunnel.session import Session
 from pyvpn.tunnel.wireguard import WireGuard
 from pyvpn.wire.datagram import Path, Run
+from pyvpn.wire.rebuild import SuperPacket
 
 _log = Logger()
 
@@ -102,6 +104,10 @@ class Ports:
             self._counters.drop(UdpDrop.NO_SOCKET, len(datagrams))
         return max((port.send_datagrams(datagrams, path, tos) for port in ports), default=0)
 
+    def send_whole(self, datagram: bytes, path: Path) -> bool:
+        port = self._ports[0] if len(self._ports) == 1 else self._heard_at.get(path.key)
+        return port is not None and port.send_whole(datagram, path)
+
     def send_replies(self, replies: list[tuple[bytes, Path]]) -> None:
         if len(self._ports) == 1:
             self._ports[0].send_replies(replies)
@@ -166,6 +172,7 @@ class WireGuardServer:
         self._reactor = reactor
         self._store = store
         self._storage = storage
+        self._lease = lease
         self._now = now
         stamps = storage.call(stamps_on_file, store, unix)
         self.wireguard = WireGuard(
@@ -176,8 +183,10 @@ class WireGuardServer:
             unix=unix,
             counters=counters,
             trusted=trusted,
+            deliver_super=self._deliver_super,
             native=lambda peer, payloads, at: self.natives.received(peer, payloads, at),
             doubted=lambda peer, at: self.natives.doubted(peer, at),
+            expected=self._expected,
         )
         self._router = router
         self.natives = Natives(self.wireguard, counters, self._places, lambda: self._mtu, random)
@@ -185,15 +194,47 @@ class WireGuardServer:
         self._public: tuple[Endpoint, ...] = ()
         self.wireguard.set_private_key(static.private)
         self.stock = StockDevices(self.wireguard, router, lease, terms, now)
-        self.recall = Recall(self.wireguard, self.stock, stamps, store, storage, unix)
+        self.recall = Recall(
+            self.wireguard, self.stock, stamps, store, storage, unix, self.natives
+        )
         self.clockwork = Clockwork(reactor, self.wireguard, now)
         self._shown: UapiPort | None = None
 
     def _deliver(self, peer: Peer, packets: list[bytes], now: float) -> None:
         """Take inner packets that *peer* sent; what WireGuard calls us with."""
-        session = peer.owner
+        session = peer.owner or self.natives.owner(peer, now)
         if isinstance(session, Session):
             self._router.packets_from_session(session, packets, now)
+
+    def _deliver_super(self, peer: Peer, packets: list[SuperPacket], now: float) -> None:
+        session = peer.owner
+        if isinstance(session, Session):
+            self._router.super_packets_from_session(session, packets, now)
+
+    def _expected(self, public: bytes) -> Peer | None:
+        returning = self.natives.returning
+        return None if returning is None else returning.expected(public)
+
+    def let_return(
+        self,
+        objection: Callable[[User, Device], str],
+        begin: Callable[[User, Device], Session | None],
+    ) -> None:
+        """Let devices of ours that are on file come by UDP alone.
+
+        Args:
+            objection, begin: as :class:`~pyvpn.server.returning.Returning` takes them.
+        """
+        self.natives.returning = Returning(
+            self.wireguard,
+            self.natives.claims,
+            objection=objection,
+            lease=self._lease,
+            begin=begin,
+            mtu=lambda: self._mtu,
+            store=self._store,
+            storage=self._storage,
+        )
 
     def _places(self) -> tuple[str, ...]:
         """Where clients of ours find us by UDP."""
@@ -225,7 +266,7 @@ class WireGuardServer:
 
     def begin(self, devices: Iterable[Device], users: dict[int, User]) -> None:
         """Let the devices that are on file in, and call back who was here before a crash."""
-        self.stock.take_over(devices, users)
+        self._follow(devices, users)
         self.recall.begin(self._now())
 
     def take_over(
@@ -233,8 +274,14 @@ class WireGuardServer:
     ) -> None:
         """Follow what the command line has changed."""
         self.recall.note(self._now())
-        self.stock.take_over(devices, users)
+        self._follow(devices, users)
         self.recall.take_over(remembered, self._now())
+
+    def _follow(self, devices: Iterable[Device], users: dict[int, User]) -> None:
+        found = list(devices)
+        self.stock.take_over(found, users)
+        if self.natives.returning is not None:
+            self.natives.returning.take_over(found, dict(users))
 
     def call_back(self) -> None:
         """Begin the handshakes that are due after a restart; several times a second."""

@@ -29,6 +29,11 @@ class User:
     password_changed: float
     """When the operator last set the password; a device seen before must type it again."""
 
+    limit_up: int | None = None
+    """Bits a second that each of the user's devices may send; None: as many as pass."""
+    limit_down: int | None = None
+    """Bits a second that each may receive."""
+
 
 @dataclass(frozen=True, slots=True)
 class Device:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sqlite3
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 APPLICATION = 0x7079766E  # "pyvn", which file(1) and we can tell from other SQLite files
 
 _USER = """
@@ -72,10 +72,18 @@ CREATE TABLE sent_stamp (
 ) STRICT
 """
 
+# Bits a second from, and to, each device of the user; NULL: as many as pass.  Added to the table
+# in a new file, too, so that it is the same in all.
+_LIMITS = tuple(
+    f"ALTER TABLE user ADD COLUMN {name} INTEGER CHECK ({name} > 0)"
+    for name in ("limit_up", "limit_down")
+)
+
 _STATEMENTS = (
     f"PRAGMA application_id = {APPLICATION}",
     f"PRAGMA user_version = {SCHEMA_VERSION}",
     _USER,
+    *_LIMITS,
     _DEVICE.format(name="device"),
     _DEVICE_OF_USER,
     _LEASE,
@@ -103,7 +111,9 @@ _FROM_1_TO_2 = (
     "PRAGMA user_version = 2",
 )
 
-_STEPS = {1: _FROM_1_TO_2}
+_FROM_2_TO_3 = (*_LIMITS, "PRAGMA user_version = 3")
+
+_STEPS = {1: _FROM_1_TO_2, 2: _FROM_2_TO_3}
 """What turns a file of each older schema into the next one's."""
 
 

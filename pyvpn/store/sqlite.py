@@ -16,7 +16,8 @@ FILE_NAME = "users.sqlite"
 DEVICES_PER_USER = 32  # people have few; a stolen password must not fill the disk
 
 _USER = (
-    "SELECT id, name, password_hash, disabled, fixed4, fixed6, created, password_changed FROM user"
+    "SELECT id, name, password_hash, disabled, fixed4, fixed6, created, password_changed,"
+    " limit_up, limit_down FROM user"
 )
 
 # Of native devices only: a stock device's lease is touched by nobody but who removes the device.
@@ -128,6 +129,15 @@ class Store(WireGuardRecords):
             return self._update(
                 "UPDATE user SET fixed4 = ?, fixed6 = ? WHERE name = ?", fixed4, fixed6, name
             )
+
+    def set_limits(self, name: str, up: int | None, down: int | None) -> bool:
+        """Let each device of the user send and receive so many bits a second; None: all.
+
+        False when there is no such user.
+        """
+        return self._change(
+            "UPDATE user SET limit_up = ?, limit_down = ? WHERE name = ?", up, down, name
+        )
 
     # Devices
 

@@ -44,6 +44,31 @@ class WireGuardRecords(Database):
 
     # Stock devices
 
+    def set_native_key(self, device_id: int, public_key: bytes) -> bool:
+        """Note that the WireGuard key has been proved to be that native device's.
+
+        Whose it was before has none then.  False, and nothing changes, when the device was
+        removed, is none of ours, or a stock device has the key.
+        """
+        with self._transaction():
+            if self._rows(
+                "SELECT 1 FROM device WHERE public_key = ? AND fingerprint IS NULL", public_key
+            ):
+                return False
+            self._free_key(public_key)
+            return self._update(
+                "UPDATE device SET public_key = ? WHERE id = ? AND fingerprint IS NOT NULL",
+                public_key,
+                device_id,
+            )
+
+    def _free_key(self, public_key: bytes) -> None:
+        """Take the key from the native device that has it, if one does."""
+        self._db.execute(
+            "UPDATE device SET public_key = NULL WHERE public_key = ? AND fingerprint IS NOT NULL",
+            (public_key,),
+        )
+
     def add_stock_device(
         self,
         user_id: int,
@@ -66,6 +91,7 @@ class WireGuardRecords(Database):
         """
         with self._transaction():
             self._check_new(user_id, name, public_key)
+            self._free_key(public_key)  # what is put on file by hand comes first
             added = self._db.execute(
                 "INSERT INTO device (user, name, created, authenticated, public_key,"
                 " preshared_key) VALUES (?, ?, ?, ?, ?, ?)",
@@ -88,7 +114,7 @@ class WireGuardRecords(Database):
             raise NameTaken(f"the user has a device {name!r} already")
         holder = self._rows(
             "SELECT user.name, device.name FROM device JOIN user ON user.id = device.user"
-            " WHERE public_key = ?",
+            " WHERE public_key = ? AND fingerprint IS NULL",
             public_key,
         )
         if holder:

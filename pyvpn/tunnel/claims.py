@@ -13,17 +13,29 @@ from pyvpn.tunnel.peer import Peer
 from pyvpn.tunnel.session import Session
 from pyvpn.tunnel.wireguard import WireGuard
 from pyvpn.wire.native import (
+    AGREEMENT_BYTES,
+    LEAST_ECHO_REPLY,
     TOKEN_BYTES,
     Carrier,
     CarrierSet,
     Echo,
     EchoReply,
     NativeMessage,
+    Resume,
+    Resumed,
     Token,
     TokenTaken,
     Way,
     parse,
 )
+
+
+def answer_echo(peer: Peer, reply: EchoReply, now: float) -> None:
+    """Send *reply* so that it shows whether a datagram of its size comes through in one piece."""
+    if reply.size > LEAST_ECHO_REPLY:
+        peer.send_whole(reply.to_bytes(), now)
+    else:
+        peer.send_packets([reply.to_bytes()], now)
 
 
 class Claims:
@@ -36,7 +48,9 @@ class Claims:
     def __init__(self, wireguard: WireGuard, random: Callable[[int], bytes]) -> None:
         self._wireguard = wireguard
         self._random = random
-        self._claims: dict[Session, tuple[bytes, bytes]] = {}  # key and token
+        self._agreements: dict[Session, bytes] = {}
+        self._claims: dict[Session, tuple[bytes, bytes, bool]] = {}  # key, token, offload
+        self._uncut: set[Peer] = set()
         self._by_token: dict[bytes, Session] = {}
         self._by_key: dict[bytes, set[Session]] = {}
 
@@ -44,7 +58,16 @@ class Claims:
         """How many sessions have named a key."""
         return len(self._claims)
 
-    def claim(self, session: Session, public: bytes, mtu: int) -> bytes:
+    @property
+    def any_uncut(self) -> bool:
+        """Whether there is a tied key whose holder takes super-packets uncut."""
+        return bool(self._uncut)
+
+    def is_claimed(self, public: bytes) -> bool:
+        """Whether any session has named that key."""
+        return public in self._by_key
+
+    def claim(self, session: Session, public: bytes, mtu: int, offload: bool = False) -> bytes:
         """Note that *session* says the key is its own; return the token that will prove it.
 
         Any earlier token of the session is void.  The same key as before leaves the tunnel as it
@@ -52,6 +75,8 @@ class Claims:
 
         Args:
             mtu: packets to the peer are not padded beyond so many bytes.
+            offload: whether *session* said :data:`pyvpn.wire.offload.CAPABILITY`.  That, too, is
+                its word for the key only once it is proved.
         """
         before = self._claims.get(session)
         if before is not None:
@@ -59,7 +84,7 @@ class Claims:
             if before[0] != public:
                 self._let_go(session, before[0])
         token = self._random(TOKEN_BYTES)
-        self._claims[session] = public, token
+        self._claims[session] = public, token, offload
         self._by_token[token] = session
         self._by_key.setdefault(public, set()).add(session)
         peer = self._wireguard.add_peer(public)
@@ -85,7 +110,50 @@ class Claims:
             before.untie(peer)  # whoever holds the key is where it says, and only there
         peer.owner = session
         session.tie(peer)
+        self._set_offload(peer, self._claims[session][2])
         return session
+
+    def _set_offload(self, peer: Peer, offload: bool) -> None:
+        peer.offload = offload
+        if offload:
+            self._uncut.add(peer)
+        else:
+            self._uncut.discard(peer)
+
+    def resume(self, session: Session, public: bytes, mtu: int) -> Peer | None:
+        """Tie the key to *session* without a token: that it is its device's is on file.
+
+        None, and nothing changes, when the session has named another key, or another one has the
+        key: what was proved to this process counts more than what is on file.
+        """
+        claim = self._claims.get(session)
+        if claim is not None and claim[0] != public:
+            return None
+        peer = self._wireguard.peers.get(public)
+        if peer is not None and not (peer.owner is None or peer.owner is session):
+            return None
+        if claim is None:
+            self.claim(session, public, mtu)  # with a token that nobody is told
+        peer = self._wireguard.peers.get(public)
+        if peer is None:
+            return None
+        peer.owner = session
+        session.resume(peer)
+        return peer
+
+    def agreement(self, session: Session) -> bytes:
+        """The name of a session that has named a key; the same as long as it lives."""
+        found = self._agreements.get(session)
+        if found is None:
+            found = self._agreements[session] = self._random(AGREEMENT_BYTES)
+        return found
+
+    def resumed(self, session: Session) -> Resumed:
+        """Say what *session* is."""
+        of = {len(each): each for each in session.addresses}
+        return Resumed(
+            self.agreement(session), session.epoch, of.get(4, bytes(4)), of.get(16, bytes(16))
+        )
 
     def received(self, peer: Peer, payloads: list[bytes], now: float) -> int:
         """Answer what native ends say through their tunnels.
@@ -94,13 +162,18 @@ class Claims:
             How many of them meant nothing.
         """
         answers: list[bytes] = []
+        unknown = 0
         for payload in payloads:
             answer = self._answer_to(peer, parse(payload))
-            if answer is not None:
+            if answer is None:
+                unknown += 1
+            elif isinstance(answer, EchoReply):
+                answer_echo(peer, answer, now)
+            else:
                 answers.append(answer.to_bytes())
         if answers:
             peer.send_packets(answers, now)
-        return len(payloads) - len(answers)
+        return unknown
 
     def _answer_to(self, peer: Peer, message: NativeMessage | None) -> NativeMessage | None:
         if isinstance(message, Token):
@@ -111,16 +184,19 @@ class Claims:
             return None  # what is answered would seem to work
         if isinstance(message, Echo):
             return EchoReply(message.id, message.size)
+        if isinstance(message, Resume):
+            return self.resumed(session)
         if isinstance(message, Carrier):
             by_peer = message.way == Way.UDP
-            session.choose(message.epoch, by_peer)
+            session.choose(message.epoch, by_peer, message.mtu)
             # Since the client said so, it may have come back by a connection that carries now.
             if session.epoch == message.epoch and by_peer == (session.carrier is peer):
-                return CarrierSet(message.epoch, message.way)
+                return CarrierSet(*message)
         return None
 
     def end(self, session: Session) -> None:
         """Forget what *session* has named; its tunnel ends."""
+        self._agreements.pop(session, None)
         claim = self._claims.pop(session, None)
         if claim is not None:
             del self._by_token[claim[1]]
@@ -133,6 +209,7 @@ class Claims:
         if peer is not None and peer.owner is session:
             peer.owner = None
             session.untie(peer)
+            self._set_offload(peer, False)
         if not sessions:
             del self._by_key[public]
             if peer is not None and peer.is_native and peer.owner is None:

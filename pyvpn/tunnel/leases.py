@@ -223,6 +223,38 @@ class Leases:
         self._leases[device] = lease
         return Granted(lease, evicted)
 
+    def resume(
+        self,
+        device: int,
+        user: int,
+        unix: float,
+        fixed4: bytes | None = None,
+        fixed6: bytes | None = None,
+    ) -> Lease | None:
+        """Take the lease that *device* of *user* has into use, as it is.
+
+        None, and nothing changes, when it has none, a pinned one, or would be given other
+        addresses by :meth:`take`: those must be on disk, and the device told, before it may come.
+        """
+        lease = self._leases.get(device)
+        if lease is None or lease.pinned:
+            return None
+        if lease.released is None:
+            return lease
+        own4, own6 = lease.address4, lease.address6
+        for family, fixed, own in (
+            (self._family4, fixed4, own4),
+            (self._family6, fixed6, own6),
+        ):
+            request = Request(device, user, unix, fixed, own, None)
+            if family is not None and (own is None or family.named(request) != own):
+                return None
+        lease = self._leases[device] = lease._replace(released=None)
+        self._sticky.discard(device)
+        for family, _ in self._parts(lease):
+            family.evictable.discard(device)
+        return lease
+
     def release(self, device: int, unix: float) -> bool:
         """Make the lease sticky, because its device has left.
 

@@ -30,6 +30,7 @@ from pyvpn.tunnel.counters import Drop
 from pyvpn.tunnel.surroundings import Surroundings
 from pyvpn.wire.datagram import Path
 from pyvpn.wire.ip import ecn_of
+from pyvpn.wire.offload import Run, outgoing
 
 NEVER = float("inf")
 LONG_AGO = float("-inf")
@@ -88,6 +89,7 @@ class Peer:
         "mtu",
         "newest_stamp",
         "next",
+        "offload",
         "owner",
         "preshared_key",
         "previous",
@@ -115,6 +117,8 @@ class Peer:
         """Whose packets these are; for the owner of this object."""
         self.is_native = False
         """Whether it is one of ours, which understands :mod:`pyvpn.wire.native`."""
+        self.offload = False
+        """Whether both ends announced :data:`pyvpn.wire.offload.CAPABILITY`."""
         self.is_up = True
         self.cookies = CookieJar(public)
         self.newest_stamp = bytes(12)
@@ -163,6 +167,56 @@ class Peer:
                 self._stage(packets[sent:])
                 self.initiate(now)
         return len(packets)
+
+    def send_whole(self, packet: bytes, now: float) -> None:
+        """Send *packet* in a datagram that nobody may fragment; without a key, not at all."""
+        if self.endpoint is None or not self.is_up or self._staged or not self._usable(now):
+            return
+        assert self.current is not None
+        for datagram in self.current.seal([packet], self.mtu):
+            self.tx_bytes += len(datagram)
+            self._world.outside.send_whole(datagram, self.endpoint)
+        self._sent(now)
+
+    def takes_frames(self, now: float) -> bool:
+        """Whether :meth:`send_frames` can send at once what it is given."""
+        return (
+            self.offload
+            and self.is_up
+            and self.endpoint is not None
+            and not self._staged
+            and self._usable(now)
+        )
+
+    def send_frames(self, frames: list[bytes], now: float) -> tuple[int, int]:
+        """Send what a TUN handed out behind virtio headers, uncut; if :meth:`takes_frames`.
+
+        Returns:
+            How many packets that stands for were taken, and their bytes.
+        """
+        keypair, path = self.current, self.endpoint
+        assert keypair is not None
+        assert path is not None
+        items, unknown = outgoing(frames, self.mtu)
+        if unknown:
+            self._world.counters.drop(Drop.MALFORMED, unknown)
+        count = size = 0
+        for item in items:
+            if isinstance(item, Run):
+                datagrams = keypair.seal_run(item)
+                if not datagrams:  # the keypair is used up
+                    self._world.counters.drop(Drop.EXPIRED_KEY, len(item.payloads))
+                    self.initiate(now)
+                    continue
+                self._world.outside.send_datagrams(datagrams, path, ecn_of(item.head))
+                self._transmitted(datagrams, True, True, now)
+                count += len(datagrams)
+                size += item.size
+            else:
+                taken = self.send_packets(item, now)
+                count += taken
+                size += sum(map(len, item[:taken]))
+        return count, size
 
     def set_keepalive(self, seconds: int, now: float) -> None:
         """Keep the path open with a packet after so many *seconds* of silence; 0: do not."""
@@ -228,8 +282,14 @@ class Peer:
             self._sent_handshake = LONG_AGO
             self.initiate(now)
 
-    def call_back(self, now: float) -> None:
-        """Begin a handshake, with no packet to send: three tries, where a need gets eighteen."""
+    def call_back(self, now: float, first: bytes = b"") -> None:
+        """Begin a handshake with no need for one: three tries, where a need gets eighteen.
+
+        Args:
+            first: what is said before anything else when it is done; empty: nothing.
+        """
+        if first:
+            self._staged.appendleft(first)
         self._attempts = MOST_RETRIES - 1
         self.initiate(now, again=True)
 
@@ -449,19 +509,27 @@ class Peer:
                 after = first + len(list(run))
                 send(datagrams[first:after], path, mark)
                 first = after
+        some = self._new_handshake_at == NEVER and any(packets)
+        doubtful = self.is_native and self._doubt_at == NEVER and any(map(_is_packet, packets))
+        self._transmitted(datagrams, some, doubtful, now)
+        return len(datagrams)
+
+    def _transmitted(self, datagrams: list[bytes], some: bool, packet: bool, now: float) -> None:
+        """Note what was sent: *some* of it no keepalive, one of it a *packet*."""
+        keypair = self.current
+        assert keypair is not None
         self.tx_bytes += sum(map(len, datagrams))
         self._sent(now)
-        if self._new_handshake_at == NEVER and any(packets):
+        if some and self._new_handshake_at == NEVER:
             self._new_handshake_at = now + KEEPALIVE_TIMEOUT + REKEY_TIMEOUT + self._world.jitter()
             self._schedule()
-        if self.is_native and self._doubt_at == NEVER and any(map(_is_packet, packets)):
+        if packet and self.is_native and self._doubt_at == NEVER:
             self._doubt_at = now + DOUBT_AFTER
             self._schedule()
         if keypair.counter > REKEY_AFTER_MESSAGES or (
             keypair.initiator and now - keypair.created >= REKEY_AFTER_TIME
         ):
             self.initiate(now)
-        return len(datagrams)
 
     def _send_handshake(self, message: bytes, path: Path, now: float) -> None:
         self.tx_bytes += len(message)

@@ -16,10 +16,15 @@ from pyvpn.errors import Misuse
 from pyvpn.tunnel.ages import Ages
 from pyvpn.tunnel.counters import Counters, Drop
 from pyvpn.tunnel.flood import Bucket
+from pyvpn.tunnel.limits import Limits
 from pyvpn.tunnel.prefixes import Prefixes
 from pyvpn.tunnel.session import PacketSink, Session
-from pyvpn.wire.icmp import unreachable
+from pyvpn.wire.icmp import too_big, unreachable
 from pyvpn.wire.ip import endpoints_of
+from pyvpn.wire.narrow import LEAST_MTU6, fitted
+from pyvpn.wire.offload import ends_of
+from pyvpn.wire.rebuild import SuperPacket
+from pyvpn.wire.segments import cut
 
 ERRORS = 100.0
 """ICMP errors a second that we send at most."""
@@ -61,6 +66,8 @@ class Router:
         # A lower bound of each session's ``heard``, corrected only when it comes up: hearing
         # from a session, which happens with every batch, costs nothing here.
         self._heard: Ages[Session] = Ages()
+        self.limits = Limits(self._from_session, self._send_late, self._refuse)
+        """How fast sessions may be."""
 
     # -- who is here
 
@@ -87,6 +94,7 @@ class Router:
             self.sessions.remove(address, 8 * len(address))
         for network, length in self._routes.pop(session, ()):
             self.sessions.remove(network, length)
+        self.limits.forget(session)
         return True
 
     def add_route(self, network: bytes, length: int, session: Session) -> None:
@@ -161,6 +169,37 @@ class Router:
         if nowhere:
             self._answer_unreachable(nowhere, now)
 
+    def frames_from_tun(self, frames: list[bytes], now: float) -> None:
+        """Do :meth:`packets_from_tun` with what the TUN hands out behind virtio headers.
+
+        To a session whose carrier takes them uncut they go so; others get the packets.
+        """
+        uncut: dict[Session, list[bytes]] = {}
+        packets: list[bytes] = []
+        before: bytes | None = None
+        into: list[bytes] | None = None
+        for frame in frames:
+            ends = ends_of(frame)
+            destination = None if ends is None else ends[1]
+            if destination is None or destination != before:
+                before, into = destination, None
+                if destination is not None and (self._one_link or not _stays_on_link(destination)):
+                    session = self.sessions.lookup(destination)
+                    if session is not None and session.takes_frames(now):
+                        into = uncut.setdefault(session, [])
+            if into is not None:
+                into.append(frame)
+                continue
+            made = cut(frame)
+            if made:
+                packets += made
+            else:
+                self.counters.drop(Drop.MALFORMED)
+        for session, some in uncut.items():
+            session.send_frames(some, now)
+        if packets:
+            self.packets_from_tun(packets, now)
+
     def packets_from_session(self, session: Session, packets: list[bytes], now: float) -> None:
         """Pass on what a session may send, to the TUN or to another session.
 
@@ -169,6 +208,12 @@ class Router:
         the peer lives.
         """
         session.heard = max(session.heard, now)
+        if session.limit_in is not None:
+            packets = self.limits.within(session, session.limit_in, packets, now)
+        self._from_session(session, packets, now)
+
+    def _from_session(self, session: Session, packets: list[bytes], now: float) -> None:
+        """Judge each packet, and pass on those that may pass."""
         to_tun: list[bytes] = []
         batches: dict[Session, list[bytes]] = {}
         passed = number = 0
@@ -196,7 +241,43 @@ class Router:
         session.bytes_in += passed
         if to_tun:
             self._tun.send_packets(to_tun)
-        self._deliver(batches, now)
+        if batches:
+            self._deliver(batches, now, session)
+
+    def super_packets_from_session(
+        self, session: Session, packets: list[SuperPacket], now: float
+    ) -> None:
+        """Do :meth:`packets_from_session` with super-packets: one check each, for its headers.
+
+        Another session gets what it stands for, and a limit counts that.
+        """
+        if session.limit_in is not None:
+            whole = [each for packet in packets for each in packet.cut()]
+            self.packets_from_session(session, whole, now)
+            return
+        session.heard = max(session.heard, now)
+        to_tun: list[SuperPacket] = []
+        here: list[bytes] = []
+        batches: dict[Session, list[bytes]] = {}
+        before: tuple[bytes, bytes] | None = None
+        into: list[bytes] | Drop = Drop.MALFORMED
+        for packet in packets:
+            if packet.ends != before:
+                before = packet.ends
+                into = self._judge(session, before, here, batches)
+            if isinstance(into, Drop):
+                self._refuse(session, into, packet.segments)
+                continue
+            session.packets_in += packet.segments
+            session.bytes_in += packet.size
+            if into is here:
+                to_tun.append(packet)
+            else:
+                into += packet.cut()
+        if to_tun:
+            self._tun.send_super_packets(to_tun)
+        if batches:
+            self._deliver(batches, now, session)
 
     # -- time
 
@@ -248,11 +329,29 @@ class Router:
             return Drop.DESTINATION
         return to_tun if destination in session.reachable else Drop.DESTINATION
 
-    def _deliver(self, batches: dict[Session, list[bytes]], now: float) -> list[bytes]:
-        """Give each session its packets; return those for sessions of which nobody knows where."""
+    def _deliver(
+        self, batches: dict[Session, list[bytes]], now: float, origin: Session | None = None
+    ) -> list[bytes]:
+        """Give each session as many as its limit lets pass; else as :meth:`_send`."""
+        for session, packets in batches.items():
+            if session.limit_out is not None:
+                batches[session] = self.limits.within(session, session.limit_out, packets, now)
+        return self._send(batches, now, origin)
+
+    def _send(
+        self, batches: dict[Session, list[bytes]], now: float, origin: Session | None = None
+    ) -> list[bytes]:
+        """Give each session its packets; return those for sessions of which nobody knows where.
+
+        They come from *origin*, or from the TUN.
+        """
         lost: list[bytes] = []
         for session, packets in batches.items():
+            if not packets:
+                continue
             carrier = session.carrier
+            if session.path_mtu and carrier is not None and carrier is session.peer:
+                packets = self._fit(session, packets, origin, now)
             taken = session.send_packets(packets, now)
             if taken < len(packets):
                 reason = Drop.NO_CARRIER if carrier is None else carrier.refusal
@@ -261,6 +360,38 @@ class Router:
                 if reason == Drop.NO_ENDPOINT:
                     lost += packets[taken:]
         return lost
+
+    def _fit(
+        self, session: Session, packets: list[bytes], origin: Session | None, now: float
+    ) -> list[bytes]:
+        """Return what the way to *session*, narrower than the TUN, takes; see to the others."""
+        fitting, minimal, large = fitted(packets, session.path_mtu)
+        link = session.ridden
+        if minimal and link is not None:
+            link.send_packets(minimal, now)
+        else:
+            fitting += minimal  # a datagram that is fragmented may yet come through
+        if large:
+            self._refuse(session, Drop.TOO_BIG, len(large))
+            answers: list[bytes] = []
+            for packet in large:
+                if not self._errors.take(now):
+                    break
+                version6 = packet[0] >> 4 == 6
+                mtu = max(LEAST_MTU6, session.path_mtu) if version6 else session.path_mtu
+                answer = too_big(packet, mtu)
+                if answer is not None:
+                    answers.append(answer)
+            if origin is not None:
+                origin.send_packets(answers, now)
+            elif answers:
+                self._tun.send_packets(answers)
+        return fitting
+
+    def _send_late(self, session: Session, packets: list[bytes], now: float) -> None:
+        """Give *session* what has waited for its limit."""
+        if nowhere := self._send({session: packets}, now):
+            self._answer_unreachable(nowhere, now)
 
     def _answer_unreachable(self, packets: list[bytes], now: float) -> None:
         answers: list[bytes] = []

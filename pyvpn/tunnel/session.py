@@ -6,6 +6,8 @@ from collections.abc import Container
 from typing import Protocol
 
 from pyvpn.tunnel.counters import Counters
+from pyvpn.tunnel.limit import Limit
+from pyvpn.wire.rebuild import SuperPacket
 
 
 class PacketSink(Protocol):
@@ -13,6 +15,9 @@ class PacketSink(Protocol):
 
     def send_packets(self, packets: list[bytes]) -> int:
         """Take *packets* in order, drop and count the rest; return how many were taken."""
+
+    def send_super_packets(self, packets: list[SuperPacket]) -> int:
+        """Do the same; what is returned are packets that these stand for."""
 
 
 class Carrier(Protocol):
@@ -31,6 +36,14 @@ class TunnelPeer(Carrier, Protocol):
 
     heard: float
     """When anything authenticated last came from it."""
+    offload: bool
+    """Whether both ends announced that they take super-packets uncut."""
+
+    def takes_frames(self, now: float) -> bool:
+        """Whether it takes at once, uncut, what a TUN hands out behind virtio headers."""
+
+    def send_frames(self, frames: list[bytes], now: float) -> tuple[int, int]:
+        """Send that; return how many packets were taken that it stands for, and their bytes."""
 
 
 class Session:
@@ -63,10 +76,14 @@ class Session:
         "drops",
         "epoch",
         "heard",
+        "limit_in",
+        "limit_out",
         "link",
+        "link_carries",
         "name",
         "packets_in",
         "packets_out",
+        "path_mtu",
         "peer",
         "reachable",
         "sources",
@@ -94,13 +111,21 @@ class Session:
         self.carrier: Carrier | None = None
         """How packets travel to it at the moment; None while it is not connected."""
         self.link: Carrier | None = None
-        """Its control connection, if there is one and packets may ride it."""
+        """Its control connection, if there is one."""
+        self.link_carries = True
+        """Whether packets may ride it: not if it runs through their own tunnel."""
         self.peer: TunnelPeer | None = None
         """Its WireGuard peer, once the key is proved to be its own."""
         self.epoch = 0
         """Of the client's latest word on the carrier; a lower one is from the past."""
         self.wants_peer = False
         """What that word was."""
+        self.path_mtu = 0
+        """Bytes of the largest packet that comes through to the peer; 0: whatever there is."""
+        self.limit_in: Limit | None = None
+        """How much may come from it; see :meth:`pyvpn.tunnel.limits.Limits.set`."""
+        self.limit_out: Limit | None = None
+        """How much may go to it."""
         self.packets_in = 0
         """Packets from it that passed every check."""
         self.bytes_in = 0
@@ -157,18 +182,22 @@ class Session:
 
     # -- two carriers
 
-    def join(self, link: Carrier, now: float, *, keep: bool = False) -> Carrier | None:
+    def join(
+        self, link: Carrier, now: float, *, keep: bool = False, carries: bool = True
+    ) -> Carrier | None:
         """Take *link* as the control connection.
 
         Args:
             keep: packets stay with the peer, if there is one; else they ride the link.
+            carries: packets may ride it at all.  Else they stay with the peer in any case.
 
         Returns:
             The link it replaces, for the caller to close; None if there was none.
         """
         previous, self.link = self.link, link
+        self.link_carries = carries
         self.heard = max(self.heard, now)
-        if not (keep and self.peer is not None):
+        if carries and not (keep and self.peer is not None):
             self.carrier = link
             self.wants_peer = False
         elif self.carrier is not self.peer:
@@ -184,12 +213,14 @@ class Session:
     def untie(self, peer: TunnelPeer) -> None:
         """Do without *peer*; what it carried rides the link again, if there is one."""
         if self.carrier is peer:
-            self.carrier = self.link
+            self.carrier = self.ridden
         if self.peer is peer:
             self.peer = None
 
-    def choose(self, epoch: int, by_peer: bool) -> bool:
+    def choose(self, epoch: int, by_peer: bool, path_mtu: int = 0) -> bool:
         """Let packets leave by the peer, or by the link, as the client wishes.
+
+        To the peer they are at most *path_mtu* bytes long; 0: as long as they are.
 
         False, and nothing changes, when a later word was heard already, or when it wants the peer
         and there is none.
@@ -198,8 +229,23 @@ class Session:
             return False
         self.epoch = epoch
         self.wants_peer = by_peer
-        self.carrier = self.peer if by_peer else self.link
+        self.carrier = self.peer if by_peer else self.ridden
+        if by_peer:
+            self.path_mtu = path_mtu
         return True
+
+    @property
+    def ridden(self) -> Carrier | None:
+        """The link, if packets may ride it."""
+        return self.link if self.link_carries else None
+
+    def resume(self, peer: TunnelPeer) -> None:
+        """Know *peer* for our own by what is on file.
+
+        Without a control connection it carries, whatever the client said last: nothing else can.
+        """
+        self.wants_peer = self.wants_peer or self.link is None
+        self.tie(peer)
 
     def send_packets(self, packets: list[bytes], now: float) -> int:
         """Hand *packets* to the carrier and count what it took.
@@ -213,6 +259,33 @@ class Session:
         self.packets_out += taken
         self.bytes_out += sum(map(len, packets if taken == len(packets) else packets[:taken]))
         return taken
+
+    @property
+    def crosses_uncut(self) -> bool:
+        """Whether super-packets cross to it uncut, if nothing is in the way just now.
+
+        Not where the path is narrow or the rate limited: there each packet is looked at.
+        """
+        peer = self.peer
+        return (
+            peer is not None
+            and self.carrier is peer
+            and peer.offload
+            and not self.path_mtu
+            and self.limit_out is None
+        )
+
+    def takes_frames(self, now: float) -> bool:
+        """Whether :meth:`send_frames` may be called: its carrier takes super-packets uncut."""
+        return self.crosses_uncut and self.peer is not None and self.peer.takes_frames(now)
+
+    def send_frames(self, frames: list[bytes], now: float) -> None:
+        """Hand *frames*, as a TUN hands them out, to the carrier, and count what it took."""
+        peer = self.peer
+        assert peer is not None
+        count, size = peer.send_frames(frames, now)
+        self.packets_out += count
+        self.bytes_out += size
 
     def __repr__(self) -> str:
         """Name and device, and whether it is connected."""

@@ -26,6 +26,8 @@ class DatagramSink(Protocol):
     def send_datagrams(self, datagrams: list[bytes], path: Path, tos: int) -> int:
         """Send *datagrams* along *path*; return how many were taken."""
 
+    def send_whole(self, datagram: bytes, path: Path) -> bool: ...
+
 
 class Surroundings:
     """Made by :class:`pyvpn.tunnel.wireguard.WireGuard`, used by its peers.

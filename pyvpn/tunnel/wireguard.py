@@ -40,6 +40,7 @@ from pyvpn.wire.datagram import (
     DATA,
     DATA_OVERHEAD,
     INITIATION,
+    OFFLOAD,
     CookieReply,
     Initiation,
     Path,
@@ -49,6 +50,7 @@ from pyvpn.wire.datagram import (
 )
 from pyvpn.wire.ip import NOT_ECT, decapsulated, trimmed
 from pyvpn.wire.native import is_native
+from pyvpn.wire.rebuild import SuperPacket, rebuild
 
 HANDSHAKES_AT_ONCE = 8
 """Worked off in one go: some four milliseconds."""
@@ -61,6 +63,7 @@ INITIATION_INTERVAL = 0.02
 
 _NO_MAC = bytes(16)
 _DATA = DATA.to_bytes(4, "little")  # how such a message begins
+_SEALED = _DATA, OFFLOAD.to_bytes(4, "little")
 _REASONS = {Refused.TAG: Drop.BAD_TAG, Refused.REPLAY: Drop.REPLAYED}
 
 
@@ -71,8 +74,12 @@ class WireGuard:
         deliver: takes the inner packets that a peer sent, whole and trimmed; their addresses are
             not checked yet.
         trusted: whether a packed address stands for many clients and has no limit of its own.
+        deliver_super: takes the super-packets that a peer of ours sent
+            (:mod:`pyvpn.wire.offload`); their ends are not checked yet.
         native: takes what a peer of ours sent that is no IP packet (:mod:`pyvpn.wire.native`),
             after the packets that came with it.
+        expected: gives the peer of a public key that is not among the peers, made at that
+            moment, if it may come all the same; None: it may not.
         others: as :class:`~pyvpn.tunnel.surroundings.Surroundings` takes them.
     """
 
@@ -86,13 +93,19 @@ class WireGuard:
         unix: Callable[[], float],
         counters: Counters,
         trusted: Callable[[bytes], bool] = lambda address: False,
+        deliver_super: Callable[[Peer, list[SuperPacket], float], None] = (
+            lambda peer, packets, now: None
+        ),
         native: Callable[[Peer, list[bytes], float], None] = lambda peer, messages, now: None,
         doubted: Callable[[Peer, float], None] = lambda peer, now: None,
+        expected: Callable[[bytes], Peer | None] = lambda public: None,
     ) -> None:
         self._world = Surroundings(outside, random, stamps, unix, counters, doubted)
         self._native = native
+        self._expected = expected
         self._outside = outside
         self._deliver = deliver
+        self._deliver_super = deliver_super
         self._trusted = trusted
         self.counters = counters
         self.peers: dict[bytes, Peer] = {}
@@ -101,6 +114,7 @@ class WireGuard:
         """Completed, in either role."""
         self._checker: CookieChecker | None = None
         self._waiting: deque[tuple[bytes, Path, float]] = deque()  # ... and when it came
+        self._answers: set[int] = set()  # which of our initiations those answer that wait
         self._load = Load()
         self._sources = SourceRates()
         self._cookies = Bucket(COOKIES, COOKIES_BURST)
@@ -126,6 +140,7 @@ class WireGuard:
             return
         self._world.static = static
         self._waiting.clear()
+        self._answers.clear()
         if static is None:
             self._checker = None
         else:
@@ -208,14 +223,14 @@ class WireGuard:
         heads = {datagram[:8] for datagram in datagrams}
         if len(heads) == 1 and min(map(len, datagrams)) >= DATA_OVERHEAD:
             head = heads.pop()
-            if head.startswith(_DATA):  # nearly always: all of it is data for one keypair
-                self._data_for(head[4:], datagrams, path, ecn, now)
+            if head.startswith(_SEALED):  # nearly always: all of it is data for one keypair
+                self._data_for(head, datagrams, path, ecn, now)
                 return
         data: list[bytes] | None = None
         junk = 0
         for datagram in datagrams:
             kind = kind_of(datagram)
-            if kind == DATA:
+            if kind in (DATA, OFFLOAD):
                 if data is None:
                     data = [datagram]
                 else:
@@ -236,6 +251,8 @@ class WireGuard:
         waiting, left = self._waiting, HANDSHAKES_AT_ONCE
         while waiting and left:
             message, path, came = waiting.popleft()
+            if message[0] != INITIATION:
+                self._answers.discard(_receiver(message))
             if now - came > LONGEST_WAIT:
                 self.counters.drop(Drop.QUEUED_TOO_LONG)
                 continue
@@ -251,23 +268,27 @@ class WireGuard:
     def _data(self, datagrams: list[bytes], path: Path, ecn: int, now: float) -> None:
         first, count = 0, len(datagrams)
         while first < count:
-            index = datagrams[first][4:8]
+            head = datagrams[first][:8]  # type and index
             after = first + 1
-            while after < count and datagrams[after][4:8] == index:
+            while after < count and datagrams[after].startswith(head):
                 after += 1
             run = datagrams if after - first == count else datagrams[first:after]
             first = after
-            self._data_for(index, run, path, ecn, now)
+            self._data_for(head, run, path, ecn, now)
 
-    def _data_for(self, index: bytes, run: list[bytes], path: Path, ecn: int, now: float) -> None:
-        number = int.from_bytes(index, "little")
+    def _data_for(self, head: bytes, run: list[bytes], path: Path, ecn: int, now: float) -> None:
+        number = int.from_bytes(head[4:], "little")
         peer, keypair = self._world.indices.get(number, (None, None))
         if peer is None or keypair is None:
             self.counters.drop(Drop.UNKNOWN_INDEX, len(run))
         elif now - keypair.created >= REJECT_AFTER_TIME:
             self.counters.drop(Drop.EXPIRED_KEY, len(run))
-        else:
+        elif head.startswith(_DATA):
             self._run(peer, keypair, run, path, ecn, now)
+        elif peer.offload:
+            self._offload_run(peer, keypair, run, path, ecn, now)
+        else:
+            self.counters.drop(Drop.JUNK, len(run))
 
     def _run(
         self, peer: Peer, keypair: Keypair, run: list[bytes], path: Path, ecn: int, now: float
@@ -308,19 +329,52 @@ class WireGuard:
             packets.append(whole)
         if not authentic:
             return
-        if keypair is peer.next:
-            self.handshakes += 1
-            # First the move: what waits for the key goes to where it has been proved.
-            peer.received_data(path, data > 0, size, now)
-            peer.confirmed(keypair, now)
-        else:
-            # A straggler does not move the endpoint back.
-            newer = keypair.window.highest > newest and not peer.is_superseded(keypair)
-            peer.received_data(path if newer else None, data > 0, size, now)
+        self._arrived(peer, keypair, newest, path, data > 0, size, now)
         if packets:
             self._deliver(peer, packets, now)
         if messages:
             self._native(peer, messages, now)
+
+    def _offload_run(
+        self, peer: Peer, keypair: Keypair, run: list[bytes], path: Path, ecn: int, now: float
+    ) -> None:
+        """Open a run of offload payloads for one keypair."""
+        newest = keypair.window.highest
+        counters, payloads, refused = keypair.receive_run(run)
+        for reason in refused:
+            self.counters.drop(_REASONS[reason])
+        if not payloads:
+            return
+        size = sum(map(len, payloads)) + DATA_OVERHEAD * len(payloads)
+        self._arrived(peer, keypair, newest, path, True, size, now)
+        rebuilt = rebuild(counters, payloads, ecn)
+        if rebuilt.refused:
+            self.counters.drop(Drop.MALFORMED, rebuilt.refused)
+        if rebuilt.congested:
+            self.counters.drop(Drop.CONGESTED, rebuilt.congested)
+        if rebuilt.packets:
+            self._deliver_super(peer, rebuilt.packets, now)
+
+    def _arrived(
+        self,
+        peer: Peer,
+        keypair: Keypair,
+        newest: int,
+        path: Path,
+        some: bool,
+        size: int,
+        now: float,
+    ) -> None:
+        """Note a run that opened; *newest* was the highest counter before it."""
+        if keypair is peer.next:
+            self.handshakes += 1
+            # First the move: what waits for the key goes to where it has been proved.
+            peer.received_data(path, some, size, now)
+            peer.confirmed(keypair, now)
+        else:
+            # A straggler does not move the endpoint back.
+            newer = keypair.window.highest > newest and not peer.is_superseded(keypair)
+            peer.received_data(path if newer else None, some, size, now)
 
     # -- handshakes
 
@@ -334,7 +388,11 @@ class WireGuard:
             self.counters.drop(Drop.UNKNOWN_INDEX)
             return
         waiting = len(self._waiting)
-        if self._load.under(waiting, now):
+        # A thousand peers that were called back answer at once.  That an answer names the number
+        # that we drew says more than a cookie; but one at a time, for on the way it can be read.
+        answered = 0 if kind == INITIATION else _receiver(message)
+        is_first = answered != 0 and answered not in self._answers
+        if self._load.under(waiting, now) and not is_first:
             # Zeros are what everybody sends who has no cookie: not worth a hash.
             if message[-16:] == _NO_MAC or not checker.mac2_valid(message, path.key, now):
                 self._load.refused(now)  # as long as they come like this it stays so
@@ -349,10 +407,12 @@ class WireGuard:
         if waiting >= MOST_WAITING:
             self.counters.drop(Drop.QUEUED_TOO_MANY)
             return
+        if is_first:
+            self._answers.add(answered)
         self._waiting.append((message, path, now))
 
     def _is_awaited(self, response: bytes) -> bool:
-        entry = self._world.indices.get(int.from_bytes(response[8:12], "little"))
+        entry = self._world.indices.get(_receiver(response))
         return entry is not None and entry[1] is None
 
     def _initiation(self, data: bytes, path: Path, now: float) -> None:
@@ -364,7 +424,7 @@ class WireGuard:
         if half is None:
             self._refuse(Drop.BAD_HANDSHAKE, now)
             return
-        peer = self.peers.get(half.peer_public)
+        peer = self.peers.get(half.peer_public) or self._expected(half.peer_public)
         if peer is None or peer.shared is None or not peer.is_up:
             self._refuse(Drop.UNKNOWN_PEER, now)
             return
@@ -415,3 +475,8 @@ class WireGuard:
             self.counters.drop(Drop.UNKNOWN_INDEX)
         elif not peer.cookies.consume(reply, now):
             self.counters.drop(Drop.BAD_COOKIE)
+
+
+def _receiver(response: bytes) -> int:
+    """The number of the initiation that a response answers."""
+    return int.from_bytes(response[8:12], "little")

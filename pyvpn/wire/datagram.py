@@ -16,6 +16,9 @@ INITIATION = 1
 RESPONSE = 2
 COOKIE_REPLY = 3
 DATA = 4
+OFFLOAD = 5
+"""A data message that carries one piece of a super-packet (:mod:`pyvpn.wire.offload`); between two
+ends of ours that agreed on it, never else.  In all but type and additional data it is as DATA."""
 
 INITIATION_SIZE = 148  # bytes, as all sizes here
 RESPONSE_SIZE = 92
@@ -38,14 +41,14 @@ _COOKIE_REPLY = struct.Struct("<II24s32s")
 
 
 def kind_of(datagram: bytes) -> int:
-    """Return the type of *datagram*, or 0 when it is none of the four messages.
+    """Return the type of *datagram*, or 0 when it is none of the messages.
 
     Type, the three zero bytes behind it and the length have to fit.
     """
     # Read as one number, a reserved byte that is not zero is a type that does not exist.
     kind = int.from_bytes(datagram[:4], "little")
-    if kind == DATA:
-        return DATA if len(datagram) >= DATA_OVERHEAD else 0
+    if kind in (DATA, OFFLOAD):
+        return kind if len(datagram) >= DATA_OVERHEAD else 0
     return kind if _SIZES.get(kind) == len(datagram) else 0
 
 

@@ -1,4 +1,4 @@
-"""What is said to a sender whose packet goes nowhere: "destination unreachable"."""
+"""What is said to a sender whose packet goes nowhere, or is too large for the way."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from pyvpn.wire.ip import endpoints_of
 _ICMP4, _ICMP6 = 1, 58
 _UNREACHABLE4 = (3, 1)  # type 3, code 1: host unreachable
 _UNREACHABLE6 = (1, 3)  # type 1, code 3: address unreachable
+_TOO_BIG4 = (3, 4)  # type 3, code 4: fragmentation needed, RFC 1191 section 4
+_TOO_BIG6 = (2, 0)  # RFC 4443 section 3.2
 _MOST4 = 576  # bytes of an ICMP error, RFC 1812 section 4.3.2.3
 _MOST6 = 1280  # RFC 4443 section 3.1
 _QUERIES4 = frozenset({0, 8, 13, 14})  # the ICMP types that are no errors and may be answered
@@ -26,16 +28,32 @@ def unreachable(packet: bytes) -> bytes | None:
 
     Sources: RFC 1122 section 3.2.2, RFC 1812 section 4.3.2.7, RFC 4443 section 2.4 (e).
     """
+    return _error(packet, _UNREACHABLE4, _UNREACHABLE6, 0)
+
+
+def too_big(packet: bytes, mtu: int) -> bytes | None:
+    """Return the ICMP error that asks the sender of *packet* for at most *mtu* bytes at a time.
+
+    As :func:`unreachable`, which says from whom and when there is none.
+    """
+    return _error(packet, _TOO_BIG4, _TOO_BIG6, mtu)
+
+
+def _error(
+    packet: bytes, kind4: tuple[int, int], kind6: tuple[int, int], word: int
+) -> bytes | None:
     ends = endpoints_of(packet)
     if ends is None:
         return None
     source, destination = ends
     if len(source) == 4:
-        return _unreachable4(packet, source, destination)
-    return _unreachable6(packet, source, destination)
+        return _error4(packet, source, destination, kind4, word)
+    return _error6(packet, source, destination, kind6, word)
 
 
-def _unreachable4(packet: bytes, source: bytes, destination: bytes) -> bytes | None:
+def _error4(
+    packet: bytes, source: bytes, destination: bytes, kind: tuple[int, int], word: int
+) -> bytes | None:
     later_fragment = (packet[6] << 8 | packet[7]) & 0x1FFF
     if later_fragment or not _one_host4(source) or not _one_host4(destination):
         return None
@@ -44,7 +62,7 @@ def _unreachable4(packet: bytes, source: bytes, destination: bytes) -> bytes | N
         if len(packet) <= start or packet[start] not in _QUERIES4:
             return None
     quoted = packet[: _MOST4 - 28]
-    body = struct.pack("!BBHI", *_UNREACHABLE4, 0, 0) + quoted
+    body = struct.pack("!BBHI", *kind, 0, word) + quoted
     body = body[:2] + checksum(body).to_bytes(2, "big") + body[4:]
     # DSCP 0xC0, "internetwork control": RFC 1812 section 4.3.2.5.
     header = struct.pack("!BBHHHBBH", 0x45, 0xC0, 20 + len(body), 0, 0, 64, _ICMP4, 0)
@@ -52,7 +70,9 @@ def _unreachable4(packet: bytes, source: bytes, destination: bytes) -> bytes | N
     return header[:10] + checksum(header).to_bytes(2, "big") + header[12:] + body
 
 
-def _unreachable6(packet: bytes, source: bytes, destination: bytes) -> bytes | None:
+def _error6(
+    packet: bytes, source: bytes, destination: bytes, kind: tuple[int, int], word: int
+) -> bytes | None:
     if not any(source) or source[0] == 0xFF or destination[0] == 0xFF:
         return None
     payload = _payload6(packet)
@@ -61,7 +81,7 @@ def _unreachable6(packet: bytes, source: bytes, destination: bytes) -> bytes | N
     protocol, start = payload
     if protocol == _ICMP6 and (len(packet) <= start or packet[start] < 128):
         return None
-    body = struct.pack("!BBHI", *_UNREACHABLE6, 0, 0) + packet[: _MOST6 - 48]
+    body = struct.pack("!BBHI", *kind, 0, word) + packet[: _MOST6 - 48]
     pseudo = destination + source + struct.pack("!II", len(body), _ICMP6)
     body = body[:2] + checksum(pseudo + body).to_bytes(2, "big") + body[4:]
     return struct.pack("!IHBB", 6 << 28, len(body), _ICMP6, 64) + destination + source + body

@@ -281,6 +281,8 @@ class Register(Message):
     """The client's public key in base64, with which it will come by UDP; empty: it will not."""
     carrier: Word = "tcp"
     """How its packets travel now: ``udp`` if a tunnel of the same session carries them."""
+    agreement: Text = ""
+    """Which session that is; empty: unsaid."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -321,6 +323,8 @@ class RegisterAnswer(Message):
     """Names the session; another one than before: the server has forgotten the earlier tunnel."""
     epoch: Count = 0
     """Of the client's latest word on the carrier that this session has heard."""
+    tunnel_port: Count = 0
+    """Where the server takes control connections at its address in the tunnel; 0: nowhere."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -329,6 +333,8 @@ class ChosenCarrier(Message):
 
     carrier: Word
     epoch: Count
+    mtu: Mtu = 0
+    """Bytes of the largest inner packet that comes through by UDP; 0: all do."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,10 +10,12 @@ message      kind  body                            who sends it
 ===========  ====  ==============================  =============================================
 echo         1     id (8), zeros                   either, to see whether anything comes through
 echo reply   2     id (8), size of the echo (2)    either, at once, padded to that size
-carrier      3     epoch (8), carrier (1)          the client: how packets shall travel
+carrier      3     epoch (8), carrier (1), mtu (2) the client: how packets shall travel
 carrier set  4     the same                        the server: so it is
 token        5     token (16)                      the client: which registration this key is of
 token taken  6     token (16)                      the server: it is tied to it
+resume       9     none                            the client: whose session is this tunnel?
+resumed      10    see :class:`Resumed`            the server: yours, and this is it
 ===========  ====  ==============================  =============================================
 """
 
@@ -26,17 +28,23 @@ from typing import NamedTuple
 from pyvpn.errors import Misuse
 
 TOKEN_BYTES = 16
+AGREEMENT_BYTES = 12
 MOST_EPOCH = 2**53 - 1
 """So that a JSON number can say it, too."""
 LEAST_ECHO = 12
 """Bytes of an echo without padding."""
 MOST_ECHO = 65_535
+LEAST_MTU = 512
+"""No path is said to be narrower; packets could be cut in thousands of pieces else."""
 
 _HEAD = struct.Struct("!BBH")
 _ECHO = struct.Struct("!BBHQ")
 _ECHO_REPLY = struct.Struct("!BBHQH")
-_CARRIER = struct.Struct("!BBHQB")
+_CARRIER = struct.Struct("!BBHQBH")
+LEAST_ECHO_REPLY = _ECHO_REPLY.size
+"""Bytes of an answer that needs no padding to be as large as the echo."""
 _TOKEN = struct.Struct(f"!BBH{TOKEN_BYTES}s")
+_RESUMED = struct.Struct(f"!BBH{AGREEMENT_BYTES}sQ4s16s")
 
 
 class Kind(IntEnum):
@@ -48,6 +56,8 @@ class Kind(IntEnum):
     CARRIER_SET = 4
     TOKEN = 5
     TOKEN_TAKEN = 6
+    RESUME = 9
+    RESUMED = 10
 
 
 class Way(IntEnum):
@@ -87,9 +97,11 @@ class Carrier(NamedTuple):
 
     epoch: int
     way: Way
+    mtu: int = 0
+    """Bytes of the largest inner packet that comes through; 0: as large as they are."""
 
     def to_bytes(self) -> bytes:
-        return _CARRIER.pack(Kind.CARRIER, 0, _CARRIER.size, self.epoch, self.way)
+        return _CARRIER.pack(Kind.CARRIER, 0, _CARRIER.size, self.epoch, self.way, self.mtu)
 
 
 class CarrierSet(NamedTuple):
@@ -97,9 +109,10 @@ class CarrierSet(NamedTuple):
 
     epoch: int
     way: Way
+    mtu: int = 0
 
     def to_bytes(self) -> bytes:
-        return _CARRIER.pack(Kind.CARRIER_SET, 0, _CARRIER.size, self.epoch, self.way)
+        return _CARRIER.pack(Kind.CARRIER_SET, 0, _CARRIER.size, self.epoch, self.way, self.mtu)
 
 
 class Token(NamedTuple):
@@ -120,7 +133,34 @@ class TokenTaken(NamedTuple):
         return _TOKEN.pack(Kind.TOKEN_TAKEN, 0, _TOKEN.size, self.token)
 
 
-NativeMessage = Echo | EchoReply | Carrier | CarrierSet | Token | TokenTaken
+class Resume(NamedTuple):
+    """From the client: my key is on file for a device; which session is this tunnel's?"""
+
+    def to_bytes(self) -> bytes:
+        return _HEAD.pack(Kind.RESUME, 0, _HEAD.size)
+
+
+class Resumed(NamedTuple):
+    """From the server, asked or not: this one is, and these are its addresses."""
+
+    agreement: bytes
+    """As a registration names it, before base64."""
+    epoch: int
+    """Of the last word on the carrier that it has heard."""
+    address4: bytes
+    """Packed; zeros: none."""
+    address6: bytes
+
+    def to_bytes(self) -> bytes:
+        return _RESUMED.pack(Kind.RESUMED, 0, _RESUMED.size, *self)
+
+    @property
+    def addresses(self) -> frozenset[bytes]:
+        """Those that it has."""
+        return frozenset(one for one in (self.address4, self.address6) if any(one))
+
+
+NativeMessage = Echo | EchoReply | Carrier | CarrierSet | Token | TokenTaken | Resume | Resumed
 
 
 def is_native(payload: bytes) -> bool:
@@ -153,10 +193,10 @@ def _read_echo_reply(payload: bytes, length: int) -> EchoReply | None:
 def _read_carrier(payload: bytes, length: int) -> Carrier | CarrierSet | None:
     if length != _CARRIER.size:
         return None
-    kind, _, _, epoch, way = _CARRIER.unpack_from(payload)
-    if way not in (Way.TCP, Way.UDP) or epoch > MOST_EPOCH:
+    kind, _, _, epoch, way, mtu = _CARRIER.unpack_from(payload)
+    if way not in (Way.TCP, Way.UDP) or epoch > MOST_EPOCH or 0 < mtu < LEAST_MTU:
         return None
-    return (Carrier if kind == Kind.CARRIER else CarrierSet)(epoch, Way(way))
+    return (Carrier if kind == Kind.CARRIER else CarrierSet)(epoch, Way(way), mtu)
 
 
 def _read_token(payload: bytes, length: int) -> Token | TokenTaken | None:
@@ -166,6 +206,17 @@ def _read_token(payload: bytes, length: int) -> Token | TokenTaken | None:
     return (Token if kind == Kind.TOKEN else TokenTaken)(token)
 
 
+def _read_resume(payload: bytes, length: int) -> Resume | None:
+    return Resume() if length == _HEAD.size else None
+
+
+def _read_resumed(payload: bytes, length: int) -> Resumed | None:
+    if length != _RESUMED.size:
+        return None
+    resumed = Resumed(*_RESUMED.unpack_from(payload)[3:])
+    return resumed if resumed.epoch <= MOST_EPOCH else None
+
+
 _READERS = {
     Kind.ECHO: _read_echo,
     Kind.ECHO_REPLY: _read_echo_reply,
@@ -173,4 +224,6 @@ _READERS = {
     Kind.CARRIER_SET: _read_carrier,
     Kind.TOKEN: _read_token,
     Kind.TOKEN_TAKEN: _read_token,
+    Kind.RESUME: _read_resume,
+    Kind.RESUMED: _read_resumed,
 }

@@ -294,6 +294,7 @@ class ListTests(UserCase):
         store.save_lease(Lease(device.id, anna.id, b"\x0a\x49\x00\x32", None, None))
         store.set_fixed("anna", b"\x0a\x49\x00\x32", None)
         store.set_disabled("bert.long-name", True)
+        store.set_limits("bert.long-name", 10_000_000, 500_000)
         store.close()
 
     def test_table(self) -> None:
@@ -302,9 +303,14 @@ class ListTests(UserCase):
         result = self.run_command("list")
         self.assertDone(result)
         rows = [line.split() for line in result.stdout.splitlines()]
-        self.assertEqual(["NAME", "STATE", "DEVICES", "SINCE", "KEPT", "ADDRESS"], rows[0])
-        self.assertEqual(["anna", "enabled", "1", "10.73.0.50"], [*rows[1][:3], rows[1][4]])
-        self.assertEqual(["bert.long-name", "disabled", "0", "-"], [*rows[2][:3], rows[2][4]])
+        self.assertEqual(
+            ["NAME", "STATE", "DEVICES", "SINCE", "KEPT", "ADDRESS", "LIMITS"], rows[0]
+        )
+        self.assertEqual(["anna", "enabled", "1", "10.73.0.50", "-"], [*rows[1][:3], *rows[1][4:]])
+        self.assertEqual(
+            ["bert.long-name", "disabled", "0", "-", "up", "10M,", "down", "500k"],
+            [*rows[2][:3], *rows[2][4:]],
+        )
         self.assertEqual(1, len({line.index(" 0 ") for line in result.stdout.splitlines()[2:]}))
 
     def test_json(self) -> None:
@@ -329,12 +335,15 @@ class ListTests(UserCase):
             "disabled": False,
             "fixed4": "10.73.0.50",
             "fixed6": None,
+            "limit_up": None,
+            "limit_down": None,
             "created": moment,
             "password_changed": moment,
             "devices": [device],
         }
         self.assertEqual(expected, anna)
         self.assertEqual((True, []), (bert["disabled"], bert["devices"]))
+        self.assertEqual((10_000_000, 500_000), (bert["limit_up"], bert["limit_down"]))
 
     def test_empty(self) -> None:
         """An empty store is not an error; people are told how to go on."""

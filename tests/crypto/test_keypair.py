@@ -19,8 +19,12 @@ from pyvpn.crypto.keypair import (
 )
 from pyvpn.crypto.noise import TransportKeys
 from pyvpn.crypto.replay import WINDOW
-from pyvpn.wire.datagram import DATA, counter_of, kind_of, receiver_of
+from pyvpn.wire.datagram import DATA, OFFLOAD, counter_of, kind_of, receiver_of
+from pyvpn.wire.offload import Run, outgoing
+from pyvpn.wire.rebuild import rebuild
+from pyvpn.wire.segments import cut
 from tests.crypto.parties import ANNAS_INDEX, BOBS_INDEX, bytes32, flipped, pair
+from tests.wire.plain_segments import TCP, frame, ip4, tcp
 
 
 class SealTests(SynchronousTestCase):
@@ -230,3 +234,80 @@ class OpenTests(SynchronousTestCase):
     def test_junk(self, junk: bytes) -> None:
         """Any bytes as long as a data message are a wrong tag, never an exception."""
         self.assertEqual(Refused.TAG, pair().bob.receive(junk))
+
+
+WHOLE = frame(ip4(TCP, tcp(bytes(9500))), 1000)
+
+
+def run_of(whole: bytes) -> Run:
+    """Return the run that *whole* becomes."""
+    (run,) = outgoing([whole], 1420).items
+    assert isinstance(run, Run)
+    return run
+
+
+class RunTests(SynchronousTestCase):
+    """Super-packets in runs of datagrams."""
+
+    def test_round_trip(self) -> None:
+        """A run opens to what it was; its counters follow those of packets, and lead on."""
+        anna, bob = pair()
+        anna.seal([b"before"], 0)
+        datagrams = anna.seal_run(run_of(WHOLE))
+        counters, payloads, refused = bob.receive_run(datagrams)
+
+        self.assertEqual((list(range(1, 11)), []), (counters, refused))
+        (packet,) = rebuild(counters, payloads).packets
+        self.assertEqual(cut(WHOLE), packet.cut())
+        self.assertEqual(counters, [counter_of(datagram) for datagram in datagrams])
+        self.assertEqual({BOBS_INDEX}, {receiver_of(datagram) for datagram in datagrams})
+        self.assertEqual({bytes((OFFLOAD, 0, 0, 0))}, {each[:4] for each in datagrams})
+        self.assertEqual(32 + 1040, max(map(len, datagrams)))
+        self.assertEqual(11, anna.counter)
+
+    def test_each_once(self) -> None:
+        """Forged ones and those that come again are told apart, and harm no other."""
+        anna, bob = pair()
+        datagrams = anna.seal_run(run_of(WHOLE))
+        sent = [*datagrams[:4], flipped(datagrams[4], 200), datagrams[2], *datagrams[5:]]
+        counters, payloads, refused = bob.receive_run(sent)
+
+        self.assertEqual([0, 1, 2, 3, 5, 6, 7, 8, 9], counters)
+        self.assertEqual([Refused.TAG, Refused.REPLAY], refused)
+        self.assertEqual([4, 5], [each.segments for each in rebuild(counters, payloads).packets])
+        self.assertEqual(
+            ([], [], [Refused.REPLAY] * 10), bob.receive_run(datagrams[:4] * 2 + datagrams[8:])
+        )
+        self.assertEqual(([4], []), bob.receive_run([datagrams[4]])[::2])
+
+    def test_type_cannot_be_changed(self) -> None:
+        """A packet does not open as part of a run, nor a part of a run as a packet."""
+        anna, bob = pair()
+        (packet,) = anna.seal(cut(WHOLE)[:1], 0)
+        part = anna.seal_run(run_of(WHOLE))[0]
+
+        self.assertEqual(
+            ([], [], [Refused.TAG]), bob.receive_run([bytes((OFFLOAD,)) + packet[1:]])
+        )
+        self.assertEqual([Refused.TAG], bob.receive_all([bytes((DATA,)) + part[1:]]))
+        self.assertIsInstance(bob.receive(packet), bytes)
+        self.assertEqual([1], bob.receive_run([part])[0])
+
+    def test_one_window(self) -> None:
+        """Packets and runs share counters and window."""
+        anna, bob = pair()
+        datagrams = anna.seal_run(run_of(WHOLE))
+        later = anna.seal([b"later"], 0)
+        bob.window.accept(3)
+        self.assertEqual([Refused.REPLAY], bob.receive_run(datagrams)[2])
+        self.assertEqual([10], [counter_of(each) for each in later])
+
+    def test_used_up(self) -> None:
+        """A run of which not all can be sealed is not begun."""
+        anna = pair().anna
+        anna.counter = REJECT_AFTER_MESSAGES - 9
+        self.assertEqual([], anna.seal_run(run_of(WHOLE)))
+        self.assertEqual(REJECT_AFTER_MESSAGES - 9, anna.counter)
+        anna.counter -= 1
+        self.assertEqual(10, len(anna.seal_run(run_of(WHOLE))))
+        self.assertEqual([], anna.seal([b""], 0))

@@ -33,9 +33,13 @@ def untouched(who: str, datagram: bytes) -> list[tuple[float, bytes]]:
 
 
 class Between(threading.Thread):
-    """Between one app and the server, in a thread of its own; *treat* may change at any time."""
+    """Between one app and the server, in a thread of its own; *treat* may change at any time.
 
-    def __init__(self, lab: Lab, treat: Treatment = untouched) -> None:
+    Args:
+        address: one of the host ``internet``, if there are several such.
+    """
+
+    def __init__(self, lab: Lab, treat: Treatment = untouched, address: str = ADDRESS) -> None:
         super().__init__(daemon=True)
         self.treat = treat
         self.seen: list[tuple[float, str, bytes]] = []
@@ -43,7 +47,7 @@ class Between(threading.Thread):
         with lab.hosts["internet"].inside():
             self._app = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
             self._server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        self._app.bind((ADDRESS, PORT))
+        self._app.bind((address, PORT))
         self._server.connect((SERVER_ADDRESS, PORT))
         self._app_address: tuple[str, int] | None = None
         self._flying: list[tuple[float, int, str, bytes]] = []

@@ -8,7 +8,7 @@ So the unit tests of the same run are in there too; none of them needs the host'
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from itertools import count
 
 import pytest
@@ -19,6 +19,7 @@ from pyvpn.testing import sandbox
 from pyvpn.testing.lab import Lab
 from pyvpn.testing.namespace import Namespace
 from tests.live.office import Office
+from tests.live.travellers import Source
 
 _names = count(1)
 _no_sandbox: str | None = "the sandbox was not entered"
@@ -101,6 +102,13 @@ def office(lab: Lab) -> Iterator[Office]:
         made.close()
     finally:
         made.abandon()
+
+
+@pytest.fixture(scope="module")
+def source(lab: Lab) -> Iterator[Source]:
+    """Somebody in the office who sends without end."""
+    with closing(Source(lab)) as made:
+        yield made
 
 
 @pytest.fixture(autouse=True)

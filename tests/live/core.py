@@ -74,6 +74,8 @@ class Core:
     def __exit__(self, *exception: object) -> None:
         self.socket.close()
 
+    def send_whole(self, datagram: bytes, path: Path) -> bool: ...
+
     def send_replies(self, replies: list[tuple[bytes, Path]]) -> None:
         for reply, path in replies:
             self.send_datagrams([reply], path, 0)
@@ -97,15 +99,19 @@ class Core:
         """Live for so long, or *until* something is the case; whether it is."""
         end = time.monotonic() + seconds
         while not (done := until()) and time.monotonic() < end:
-            if select.select([self.socket], [], [], 0.02)[0]:
-                datagram, source = self.socket.recvfrom(65536)
-                self.heard.append(datagram)
-                path = Path(ip_address(source[0]).packed, source[1])
-                self.wireguard.received([datagram], path, 0, boottime())
-            while self.wireguard.work(boottime()):
-                pass
-            self.wireguard.tick(boottime())
+            self.turn(bool(select.select([self.socket], [], [], 0.02)[0]))
         return done
+
+    def turn(self, ready: bool) -> None:
+        """Do what is due, and take a datagram if one is there."""
+        if ready:
+            datagram, source = self.socket.recvfrom(65536)
+            self.heard.append(datagram)
+            path = Path(ip_address(source[0]).packed, source[1])
+            self.wireguard.received([datagram], path, 0, boottime())
+        while self.wireguard.work(boottime()):
+            pass
+        self.wireguard.tick(boottime())
 
     def shake_hands(self, seconds: float = 10) -> None:
         """Begin a handshake, and see it through."""

@@ -15,6 +15,7 @@ import json
 import ssl
 import struct
 import sys
+import tempfile
 import time
 from collections.abc import Iterable
 from typing import Any
@@ -31,14 +32,20 @@ AT_ONCE = 2
 """Log-ins at a time: of more, a server that throttles by source would turn some away."""
 
 _HEAD = struct.Struct("!iii")
-_REQUEST = make_request(make_key(), "swarm").decode()  # one key does for devices without secrets
+_KEY = make_key()  # one does for devices without secrets
+_REQUEST = make_request(_KEY, "swarm").decode()
 
 
-def _contexts() -> ssl.SSLContext:
+def _contexts(certificate: str = "") -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.check_hostname = False  # the pin says more
     context.verify_mode = ssl.CERT_NONE
+    if certificate:
+        with tempfile.NamedTemporaryFile() as file:  # that module takes files only
+            file.write(_KEY + certificate.encode())
+            file.flush()
+            context.load_cert_chain(file.name)
     return context
 
 
@@ -60,13 +67,15 @@ class SwarmClient:
         self.notices: list[dict[str, Any]] = []
         self.settings: list[dict[str, Any]] = []
         self.lease: dict[str, Any] = {}
+        self.certificate = ""
+        self._context = _CONTEXT
         self.closed = asyncio.Event()
         self._answers: dict[int, asyncio.Future[bytes]] = {}
         self._last_id = 0
 
     async def connect(self, host: str, port: int, pin: str) -> SwarmClient:
         """Connect, verify the server, and agree on the version."""
-        self._reader, self._writer = await asyncio.open_connection(host, port, ssl=_CONTEXT)
+        self._reader, self._writer = await asyncio.open_connection(host, port, ssl=self._context)
         tls = self._writer.get_extra_info("ssl_object")
         assert pin_of(tls.getpeercert(binary_form=True)) == pin
         self._writer.write(struct.pack("!d", 2.0))
@@ -87,7 +96,7 @@ class SwarmClient:
 
     async def log_in(self, user: str, password: str) -> dict[str, Any]:
         """Log in as a new device."""
-        return await self.ask(
+        answer = await self.ask(
             LOG_IN,
             {
                 "user": user,
@@ -96,6 +105,14 @@ class SwarmClient:
                 "certificate_request": _REQUEST,
             },
         )
+        self.certificate = answer.get("certificate", "")
+        return answer
+
+    def again(self) -> SwarmClient:
+        """The same device for another connection: it will show its certificate."""
+        client = SwarmClient()
+        client.certificate, client._context = self.certificate, _contexts(self.certificate)
+        return client
 
     async def register(self, **wishes: str) -> dict[str, Any]:
         """Ask for addresses."""

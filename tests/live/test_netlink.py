@@ -77,6 +77,19 @@ def test_link_up_differences(
     assert log.read_text().count("10.98.0.1/16") == 1
 
 
+def test_routes_of_its_addresses(place: Namespace, host: Host, device: Callable[[], None]) -> None:
+    """The routes that the kernel made for them, and somebody flushed, are as they were."""
+    host.link_up("pyvpnt0", 1420, [*ADDRESSES, "10.73.0.7/24", "10.99.0.1/32"])
+    shown = [f"ip {version} route show dev pyvpnt0" for version in ("-4", "-6")]
+    before = [lines(place, command) for command in shown]
+    for version in "-4", "-6":
+        place.run(["ip", version, "route", "flush", "dev", "pyvpnt0"])
+    assert [lines(place, command) for command in shown] != before
+
+    host.link_up("pyvpnt0", 1420, [*ADDRESSES, "10.73.0.7/24", "10.99.0.1/32"])
+    assert [lines(place, command) for command in shown] == before
+
+
 def test_no_such_link(place: Namespace, host: Host) -> None:
     """A device that is not there is named."""
     with pytest.raises(HostError, match=r"there is no interface pyvpnt7 \(any more\)"):

@@ -64,9 +64,9 @@ class JunkFilterTests(SynchronousTestCase):
 
     def test_type_with_a_meaning_in_the_reserved_bytes(self) -> None:
         """One more row lets a type pass that uses the three bytes, and no other."""
-        program = junk_filter((*MESSAGES, Shape(5 << 24, 0xFF00_0000, 40, 1500)))
+        program = junk_filter((*MESSAGES, Shape(7 << 24, 0xFF00_0000, 40, 1500)))
 
-        for word in bytes([5, 0, 0, 0]), bytes([5, 1, 2, 255]):
+        for word in bytes([7, 0, 0, 0]), bytes([7, 1, 2, 255]):
             self.assertTrue(passes(program, word + bytes(36)))
             self.assertFalse(passes(program, word + bytes(35)))
             self.assertTrue(passes(program, word + bytes(1496)))

@@ -17,6 +17,8 @@ from pyvpn.interfaces import IPacketSink
 from pyvpn.net.tun import BATCH, Tun, TunDrop
 from pyvpn.net.tun_system import ITunSystem, KernelTunSystem
 from pyvpn.tunnel.counters import Counters, Drop
+from pyvpn.wire.offload import Run, outgoing
+from pyvpn.wire.rebuild import SuperPacket, rebuild
 from pyvpn.wire.segments import PLAIN, cut
 from tests.net.tun_systems import FakeTunSystem, KernelOutside, Outside, packet
 from tests.wire.plain_segments import (
@@ -35,6 +37,15 @@ from tests.wire.plain_segments import (
 )
 
 NAME = "pyvpnt0"
+
+
+def rebuilt(whole: bytes, first: int = 0, after: int | None = None) -> SuperPacket:
+    """Return what is rebuilt of *whole*, or of some of its datagrams."""
+    (run,) = outgoing([whole], 0).items
+    assert isinstance(run, Run)
+    payloads = run.plaintexts(0)
+    (packet,) = rebuild(list(range(len(payloads)))[first:after], payloads[first:after]).packets
+    return packet
 
 
 class TunCase(SynchronousTestCase):
@@ -455,6 +466,91 @@ class TunTests(TunCase):
 
         self.assertEqual([], self.batches)
         self.assertEqual({"larger-than-mtu": 29 * BATCH}, self.dropped())
+
+    def test_frames(self) -> None:
+        """Frames are handed out as they are, by somebody's wish, until it is taken back."""
+        frames: list[list[bytes]] = []
+        self.tun = Tun(
+            self.reactor,
+            NAME,
+            1420,
+            self.batches.append,
+            self.losses.append,
+            self.counters,
+            self.system,
+            frames=frames.append,
+        )
+        self.addCleanup(self.tun.close)
+        tun = self.opened()
+        whole = frame(ip4(TCP, tcp(bytes(40_000))), 1000)
+        large = frame(ip6(UDP, udp(bytes(40_000))), 1400)
+        tun.hand_out_frames(True)
+        tun.hand_out_frames(True)
+        self.assertEqual(0x67, self.system.offloads)
+        several = [PLAIN + packet(1), whole, large, PLAIN + packet(2, 1421)]
+        waiting = iter([*several, *[whole] * 6])
+        self.patch(self.system, "read", lambda _fd, _size: next(waiting))
+        tun.doRead()
+
+        self.assertEqual([[PLAIN + packet(1), *[whole] * 6]], frames)
+        self.assertEqual({"larger-than-mtu": 30}, self.dropped())
+        self.assertEqual([whole], list(waiting))  # a batch is bounded by what is in it
+        tun.hand_out_frames(False)
+        self.assertEqual(0, self.system.offloads)
+        waiting = iter([PLAIN + packet(1)] * BATCH)
+        tun.doRead()
+        self.assertEqual([[packet(1)] * BATCH], self.batches)
+        self.assertEqual(1, len(frames))
+
+    def test_frames_of_older_kernels(self) -> None:
+        """Without virtio headers, and without somebody who takes them, there are packets."""
+        self.tun.hand_out_frames(True)
+        tun = self.opened()
+        self.assertEqual(0, self.system.offloads)
+        self.outside.put(NAME, [packet(1)])
+        tun.doRead()
+        self.assertEqual([[packet(1)]], self.batches)
+
+    def test_rebuilt(self) -> None:
+        """A super-packet that crossed the tunnel is written as it is."""
+        tun = self.opened()
+        whole = frame(ip4(TCP, tcp(bytes(5000))), 1000)
+
+        self.assertEqual(8, tun.send_super_packets([rebuilt(whole), rebuilt(whole, 1, 4)]))
+
+        self.assertEqual([5, 3], self.system.writes)
+        self.assertEqual(cut(whole) + cut(whole)[1:4], self.outside.get(NAME))
+        self.assertEqual({}, self.dropped())
+
+    def test_rebuilt_for_older_kernels(self) -> None:
+        """What the kernel does not take as one, or as it is, it gets in complete packets."""
+        whole = frame(ip4(UDP, udp(bytes(3000))), 1000)
+        for known, old, writes in ((0x67, False, [3, 3]), (7, False, [1] * 6), (0, True, [1] * 6)):
+            self.system.known, self.system.old = known, old
+            tun = self.opened()
+            self.system.writes.clear()
+
+            self.assertEqual(6, tun.send_super_packets([rebuilt(whole), rebuilt(whole)]))
+
+            self.assertEqual(cut(whole) * 2, self.outside.get(NAME))
+            self.assertEqual(writes, self.system.writes)
+            tun.close()
+        self.system.known, self.system.old = 0x67, False
+        tun = self.opened()
+        self.system.known = 0x07  # now, after it promised more
+        self.assertEqual(3, tun.send_super_packets([rebuilt(whole)]))
+        self.assertEqual({}, self.dropped())
+
+    def test_rebuilt_and_lost(self) -> None:
+        """Of one that is dropped each packet that it stands for is counted."""
+        tun = self.opened()
+        packets = [rebuilt(frame(ip4(TCP, tcp(bytes(5000))), 1000))] * 2
+        self.outside.set_down(NAME)
+        self.assertEqual(0, tun.send_super_packets(packets))
+        self.outside.delete(NAME)
+        self.assertEqual(0, tun.send_super_packets(packets))
+
+        self.assertEqual({"tun-down": 10, "tun-gone": 10}, self.dropped())
 
     def test_full(self) -> None:
         """A device that takes no more makes nobody wait: the rest is dropped and counted."""

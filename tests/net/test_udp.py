@@ -110,7 +110,7 @@ class UdpBehaviour:
         for datagram in b"", b"\4", bytes(148), INITIATION[:-1], INITIATION + b"\0", data(1, 31):
             self.outside.put(datagram, port)
         self.outside.put(b"\4\0\0\1" + bytes(60), port)
-        self.outside.put(b"\5\0\0\0" + bytes(60), port)
+        self.outside.put(b"\6\0\0\0" + bytes(60), port)
         self.outside.put(data(2), port)
 
         read_all(self.reactor)

@@ -7,7 +7,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from pyvpn.errors import HostError
 from pyvpn.net.tun import Tun
-from pyvpn.net.upkeep import CHECK_SECONDS, REPAIR_PAUSE, REPAIR_TRIES, Upkeep
+from pyvpn.net.upkeep import CHECK_SECONDS, NEWS_SECONDS, REPAIR_PAUSE, REPAIR_TRIES, Upkeep
 from pyvpn.tunnel.counters import Counters
 from tests.net.at_once import AtOnce
 from tests.net.tun_systems import FakeTunSystem
@@ -54,6 +54,26 @@ class UpkeepTests(SynchronousTestCase):
         self.begin()
         self.reactor.pump([CHECK_SECONDS] * 3)
         self.assertEqual(3, self.made)
+
+    def test_news(self) -> None:
+        """News of an interface are not waited for, and a swarm of them is looked at once."""
+        self.begin()
+        for _ in range(5):
+            self.upkeep._news._heard()
+        self.reactor.advance(NEWS_SECONDS)
+        self.assertEqual(1, self.made)
+        self.upkeep._news._heard()
+        self.reactor.advance(NEWS_SECONDS)
+        self.assertEqual(2, self.made)
+
+    def test_closedAfterNews(self) -> None:
+        """Nothing is looked at when all is over."""
+        self.begin()
+        self.upkeep._news._heard()
+        self.upkeep.close()
+        self.assertEqual([], self.reactor.getReaders())
+        self.reactor.advance(NEWS_SECONDS)
+        self.assertEqual(0, self.made)
 
     def test_not_before(self) -> None:
         """An interface that was not brought up yet is left alone."""

@@ -38,9 +38,9 @@ class NativesTests(OfficeCase):
         if isinstance(peer.owner, Session):
             self.office.router.packets_from_session(peer.owner, packets, now)
 
-    def register(self, caller: Caller | None = None, **wishes: str) -> RegisterAnswer:
+    def register(self, caller: Caller | None = None, **wishes: object) -> RegisterAnswer:
         wishes.setdefault("wireguard_key", key_to_base64(self.client.public))
-        request = Register(**wishes)  # type: ignore[arg-type]  # all of these are texts
+        request = Register(**wishes)  # type: ignore[arg-type]  # as the message has them
         data = (caller or self.caller).answer(Command.REGISTER, request.to_bytes())
         return RegisterAnswer.from_bytes(data)
 
@@ -68,6 +68,22 @@ class NativesTests(OfficeCase):
         self.assertEqual(16, len(b64decode(answer.token)))
         self.assertNotEqual("", answer.agreement)
         self.assertEqual(0, answer.epoch)
+
+    def test_offload(self) -> None:
+        """Who says it takes super-packets uncut is told that we do; it holds from the proof on."""
+        answer = self.register(capabilities=("unheard-of", "offload"))
+        self.assertEqual(("offload",), answer.capabilities)
+        peer = self.server.wg.peers[self.client.public]
+        self.assertFalse(peer.offload)
+        self.tie(answer)
+        self.assertTrue(peer.offload)
+        again = self.register()
+        self.assertEqual((), again.capabilities)
+        self.tie(again)
+        self.assertFalse(peer.offload)
+        self.assertEqual(
+            (), self.register(wireguard_key="", capabilities=("offload",)).capabilities
+        )
 
     def test_notAsked(self) -> None:
         """Who names none is told nothing, and has no peer."""
@@ -123,6 +139,51 @@ class NativesTests(OfficeCase):
             answer = Answer.from_bytes(self.caller.answer(Command.CARRIER, wrong))
             self.assertEqual(Code.BAD_REQUEST, answer.code)
         self.assertEqual(0, self.office.session().epoch)
+
+    def test_overtaken(self) -> None:
+        """A registration by a connection older than that in use is refused and changes nothing."""
+        self.register()
+        self.caller.hang_up()
+        old, new = self.caller.again(), self.caller.again()
+        for each in old, new:
+            each.answer(Command.LOG_IN, b"{}")
+        self.assertTrue(self.register(new).success)
+        session = self.office.session()
+        link = session.link
+        late = self.register(old)
+        self.assertEqual((False, Code.REPLACED), (late.success, late.code))
+        self.assertIs(link, session.link)
+        self.assertTrue(old.is_ended())
+        self.assertEqual([], new.notices())
+        newest = self.caller.again()  # while a later one takes over, as always
+        newest.answer(Command.LOG_IN, b"{}")
+        self.assertTrue(self.register(newest).success)
+        self.assertIsNot(link, session.link)
+        self.assertEqual([Code.REPLACED], new.codes())
+
+    def test_nothingElse(self) -> None:
+        """Without a connection packets go by the tunnel, if any, whatever was said last."""
+        self.tie(self.register())
+        session = self.office.session()
+        self.assertIs(session.carrier, session.link)
+        self.caller.hang_up()
+        self.assertIsNotNone(session.peer)
+        self.assertIs(session.carrier, session.peer)
+
+    def test_pathMtu(self) -> None:
+        """The client's word says how large packets may be; a size that no path has is refused."""
+        self.tie(self.register())
+        session = self.office.session()
+        word = ChosenCarrier(carrier="udp", epoch=1, mtu=511)
+        answer = Answer.from_bytes(self.caller.answer(Command.CARRIER, word.to_bytes()))
+        self.assertEqual((Code.BAD_REQUEST, 0), (answer.code, session.epoch))
+        word = ChosenCarrier(carrier="udp", epoch=1, mtu=1216)
+        self.caller.answer(Command.CARRIER, word.to_bytes())
+        self.assertEqual(1216, session.path_mtu)
+        self.say(Carrier(2, Way.UDP, 1328))
+        self.assertEqual(1328, session.path_mtu)
+        self.say(Carrier(1, Way.UDP, 512))  # a word from the past
+        self.assertEqual(1328, session.path_mtu)
 
     def test_linkLost(self) -> None:
         """While UDP carries, the end of the connection ends nothing; it may come back."""

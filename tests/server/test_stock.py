@@ -363,3 +363,32 @@ class RecallTests(StockCase):
         self.server.recall.save(self.net.now)
         self.assertEqual(self.phone.place, self.store.peers()[0].endpoint)
         self.assertTrue(self.phone.of_kind(DATA))
+
+
+class LimitTests(StockCase):
+    """``pyvpn user limit``, for apps."""
+
+    def limits(self, server: Server) -> tuple[int, int] | None:
+        """Those of the phone's session."""
+        session = server.stock.sessions[self.device.id]
+        if session.limit_in is None or session.limit_out is None:
+            return None
+        return session.limit_in.bits, session.limit_out.bits
+
+    def test_live(self) -> None:
+        """Limits hold from the moment they are seen, for the same session, and end likewise."""
+        session = self.server.stock.sessions[self.device.id]
+        self.assertIsNone(self.limits(self.server))
+        for wanted in ((64_000, 128_000), (1_000_000, 5)):
+            self.store.set_limits("anna", *wanted)
+            self.server.look()
+            self.assertEqual(wanted, self.limits(self.server))
+        self.store.set_limits("anna", None, None)
+        self.server.look()
+        self.assertIsNone(self.limits(self.server))
+        self.assertIs(session, self.server.stock.sessions[self.device.id])
+
+    def test_restart(self) -> None:
+        """They hold from the start of the server on."""
+        self.store.set_limits("anna", 64_000, 128_000)
+        self.assertEqual((64_000, 128_000), self.limits(self.start()))

@@ -29,6 +29,7 @@ conditions = st.builds(
     rate=st.sampled_from([0.0, 0.0, 4000.0, 100_000.0]),
     queue=st.sampled_from([4000, 16_000]),
     corrupt=st.sampled_from([0.0, 0.0, 0.2]),
+    max_size=st.sampled_from([0, 0, 1280, 600]),
     cut=st.sampled_from([False, False, False, True]),
     no_udp=st.sampled_from([False, False, True]),
     no_tcp=st.sampled_from([False, False, True]),

@@ -13,6 +13,38 @@ from zope.interface.verify import verifyObject
 from pyvpn.testing.simulator.clock import ProcessClock, SimClock
 
 
+class HoldTests(SynchronousTestCase):
+    """Calls that are put aside for a while, as a machine's are that sleeps."""
+
+    def test_held(self) -> None:
+        """A call that is held is made as much later as that took; others are not touched."""
+        clock, made = SimClock(0.0), []
+        slow = clock.callLater(5.0, lambda: made.append(("slow", clock.seconds())))
+        clock.callLater(6.0, lambda: made.append(("other", clock.seconds())))
+        clock.advance(2.0)
+        held = clock.hold(lambda call: call is slow)
+        clock.advance(100.0)
+        self.assertEqual([("other", 6.0)], made)
+        self.assertTrue(slow.active())
+        clock.release(held, 100.0)
+        clock.advance(10.0)
+        self.assertEqual([("other", 6.0), ("slow", 105.0)], made)
+
+    def test_changedMeanwhile(self) -> None:
+        """One that was cancelled while it was held is not made; one put off, when that says."""
+        clock, made = SimClock(0.0), []
+        calls = [clock.callLater(5.0, made.append, number) for number in range(2)]
+        held = clock.hold(lambda call: True)
+        self.assertEqual(2, len(held))
+        calls[0].cancel()
+        calls[1].reset(7.0)
+        clock.release(held, 50.0)
+        clock.advance(8.0)
+        self.assertEqual([1], made)
+        clock.advance(100.0)
+        self.assertEqual([1], made)
+
+
 class ClockTests(SynchronousTestCase):
     """Calls happen when they are due."""
 

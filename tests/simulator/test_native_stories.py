@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
+from pyvpn.testing.simulator.link import Conditions
 from pyvpn.tunnel.choice import Transport
 from tests.simulator.native_lab import EVERY, Lab
 from tests.simulator.native_story import CLIENTS, NATIVES, Story, stories
@@ -131,6 +132,17 @@ class MoveTests(SynchronousTestCase):
         self.assertEqual(1, lab.client.data.choice.moves)
         self.assertIs(session, lab.server.session("native0"))
 
+    def test_untold(self) -> None:
+        """A move that nobody tells us of is noticed, and the other IP version used, in 5 s."""
+        lab = met()
+        session = lab.server.session("native0")
+        for version in 6, 4:
+            lab.client.host.move(lab.new_address(version))
+            self.assertLess(lab.gap(60), 5.0)
+        self.assertEqual("udp", lab.client.carrier)
+        self.assertEqual(1, lab.client.data.choice.moves)
+        self.assertIs(session, lab.server.session("native0"))
+
     def test_roamingByTcp(self) -> None:
         """Also with nothing but the connection."""
         lab = Lab(transport=Transport.TCP)
@@ -235,6 +247,47 @@ class BadLineTests(SynchronousTestCase):
         lab.clock.advance(20)
         lab.until_carrier("udp", BACK)
         self.assertLess(lab.talk(20, among=[0])[0].gap, AT_ONCE)
+
+
+class NarrowTests(SynchronousTestCase):
+    """The line swallows what is larger than it likes."""
+
+    def test_blackHole(self) -> None:
+        """Found within 10 s, in one direction or both; large packets pass, small ones always."""
+        for up, down in (1280, 0), (0, 1280), (1280, 1280):
+            lab = met()
+            lab.up(0, max_size=up)
+            lab.down(0, max_size=down)
+            self.assertLess(lab.gap(10), AT_ONCE)
+            session = lab.server.session("native0")
+            assert session is not None
+            self.assertEqual((1216, 1216), (session.path_mtu, lab.client.session.path_mtu))
+            self.assertEqual("udp", lab.client.carrier)
+            before = len(lab.server.tun.packets)
+            lab.say(size=1300)
+            lab.clock.advance(1)
+            self.assertEqual(before + 2, len(lab.server.tun.packets))  # in two pieces
+            lab.both(max_size=0)
+            lab.talk(65)
+            self.assertEqual(0, session.path_mtu)
+
+
+class OvertakenTests(SynchronousTestCase):
+    """What a process said arrives after what the next one says."""
+
+    def test_lateRegistration(self) -> None:
+        """It changes nothing: the next one is not sent away for a minute."""
+        for last in ("kill client", 0), ("leave", 0):
+            there = Conditions(loss=0.4, delay=0.0, jitter=0.25, queue=4000, corrupt=0.2)
+            back = Conditions(reorder=0.1, delay=0.0, queue=4000, corrupt=0.2)
+            told = Story(0)
+            told.tell([(("kill client", 0), 0.1), (("weather", 0, there, back), 1.0), (last, 0.0)])
+            told.end()
+            told.until_heard(0, BACK)
+            told.pass_time(20.0)
+            self.assertEqual("udp", told.natives[0].carrier)
+            self.assertEqual([], told.disagreements())
+            self.assertEqual([], told.natives[0].setbacks)
 
 
 class StoryTests(SynchronousTestCase):

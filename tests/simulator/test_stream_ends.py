@@ -134,6 +134,32 @@ class EndTests(SynchronousTestCase):
         left.lost.trap(ConnectionDone)
         self.assertIsNone(right.lost)
 
+    def test_slept(self) -> None:
+        """A machine that sleeps loses what is sent to it, and gives no connection up for that."""
+        line = Line(tcp=TcpSettings(give_up=30))
+        left, right = line.open()
+        left.transport.write(b"before")
+        line.clock.advance(1)
+        line.cut()
+        left.transport.write(b" it slept")
+        line.clock.advance(0.5)
+        line.cut(False)
+        line.left.sleep()
+        right.transport.write(b"are you there?")
+        line.clock.advance(10)
+        self.assertEqual((b"before", b""), (bytes(right.heard), bytes(left.heard)))
+        line.left.wake()
+        line.clock.advance(20)
+        self.assertEqual(b"before it slept", right.heard)
+        self.assertEqual(b"are you there?", left.heard)
+        line.left.sleep()
+        line.clock.advance(5000)
+        line.left.wake()
+        left.transport.write(b" twice")
+        line.clock.advance(20)
+        self.assertEqual(b"before it slept twice", right.heard)
+        self.assertEqual((None, None), (left.lost, right.lost))
+
     def test_moved_away(self) -> None:
         """A connection from an address that is gone hangs, and goes on if it comes back."""
         line = Line()

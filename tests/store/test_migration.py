@@ -15,7 +15,7 @@ from pathlib import Path
 
 from pyvpn.errors import HostError
 from pyvpn.store.records import Device, User
-from pyvpn.store.schema import SCHEMA_VERSION, migrate
+from pyvpn.store.schema import _FROM_1_TO_2, SCHEMA_VERSION, migrate
 from pyvpn.store.sqlite import Store
 from pyvpn.tunnel.leases import Lease
 from tests.store.cases import NOON, StoreCase
@@ -108,6 +108,21 @@ class MigrationTests(OldStoreCase):
         connection.close()
         # A table that was renamed has its name in quotation marks.
         return {name: sql.replace('"', "").split() for name, sql in rows}
+
+    def test_from2(self) -> None:
+        """A store of schema 2 gets the limits, which nobody has; all else is as it was."""
+        with sqlite3.connect(self.path, isolation_level=None) as connection:
+            for statement in _FROM_1_TO_2:
+                connection.execute(statement)
+        connection.close()
+        self.assertEqual(2, self.schema_of(self.path))
+        store = self.open()
+        self.assertWhole(store)
+        self.assertTrue(store.set_limits("anna", 64_000, None))
+        self.assertEqual(SCHEMA_VERSION, self.schema_of(self.path))
+        fresh = self.directory / "fresh.sqlite"
+        self.open(fresh).close()
+        self.assertEqual(self.tables(fresh), self.tables(self.path))
 
     def test_numbersOnce(self) -> None:
         """The numbers of what was removed before do not come again after."""

@@ -104,6 +104,17 @@ class UserTests(StoreCase):
             assert found is not None
             self.assertIs(disabled, found.disabled)
 
+    def test_setLimits(self) -> None:
+        """How fast each device may be is kept, per direction; nobody else is touched."""
+        other = self.store.add_user("bert", "hash", NOON)
+        for up, down in ((5, 7), (None, 100_000_000_000), (None, None)):
+            self.assertTrue(self.store.set_limits("anna", up, down))
+            found = self.store.user("anna")
+            assert found is not None
+            self.assertEqual((up, down), (found.limit_up, found.limit_down))
+        self.assertEqual(other, self.store.user("bert"))
+        self.assertFalse(self.store.set_limits("nobody", 5, 5))
+
     def test_setFixed(self) -> None:
         """Addresses are kept for a user, and given up again."""
         for four, six in ((FOUR, None), (FOUR, SIX), (None, SIX), (None, None)):

@@ -6,6 +6,8 @@ once, or as late as a test wants.
 
 from __future__ import annotations
 
+from base64 import b64encode
+
 from pyvpn.tunnel.choice import CarrierChoice, Transport
 from pyvpn.tunnel.claims import Claims
 from pyvpn.tunnel.counters import Drop
@@ -65,7 +67,6 @@ class Story:
         self.client_router.add_route(packed("192.168.77.0"), 24, self.client_session)
         self.choice = CarrierChoice(self.client_session, transport, self.tell)
         self.epochs: list[tuple[int, Way]] = []
-        self.agreement = 0
         self.up: Line | None = None
         self.down: Line | None = None
         self.begin_server()
@@ -80,7 +81,6 @@ class Story:
         self.claims = Claims(self.server.wg, self.server._random)
         self.server_router = Router(self.server_tun, self.server.counters)
         self.session = self.make_session()
-        self.agreement += 1
 
     def make_session(self, device: int = 7, address: str = CLIENT) -> Session:
         reachable: Prefixes[bool] = Prefixes()
@@ -121,10 +121,10 @@ class Story:
     def client_doubts(self, peer: Peer, now: float) -> None:
         self.choice.doubted(now)
 
-    def tell(self, epoch: int, way: Way) -> None:
+    def tell(self, epoch: int, way: Way, mtu: int) -> None:
         self.epochs.append((epoch, way))
         if self.up is not None:
-            self.session.choose(epoch, way == Way.UDP)
+            self.session.choose(epoch, way == Way.UDP, mtu)
 
     # -- the control connection
 
@@ -139,7 +139,9 @@ class Story:
         self.up, self.down = Line(self, True), Line(self, False)
         said = self.choice.by_udp if carried is None else carried
         peer = self.server.wg.peers.get(self.client.public)
-        keep = said and peer is not None and self.session.peer is peer
+        agreement = b64encode(self.claims.agreement(self.session)).decode()
+        same = self.choice.agreement in ("", agreement)
+        keep = said and same and peer is not None and self.session.peer is peer
         self.session.join(self.down, now, keep=keep)
         token = self.claims.claim(self.session, self.client.public, 1420) if udp else b""
         server = self.client.wg.add_peer(self.server.public) if udp else None
@@ -148,7 +150,7 @@ class Story:
             server.owner = self.client_session
             server.mtu = 1420
         place = [self.server.place] if udp else []
-        agreement, epoch = str(self.agreement), self.session.epoch
+        epoch = self.session.epoch
         self.choice.registered(self.up, server, place, agreement, token, epoch, now)
         self.net.settle()
 
@@ -187,6 +189,7 @@ class Story:
         end = self.net.now + seconds
         while self.net.now < end - 1e-9:
             self.net.run(min(step, end - self.net.now), step)
+            self.choice.used(self.net.now)
             self.choice.tick(self.net.now)
             self.net.settle()
 

@@ -118,13 +118,13 @@ class ChoiceTests(SynchronousTestCase):
         self.assertEqual(1, story.choice.moves)
 
     def test_largeOnesAreLost(self) -> None:
-        """Where only small datagrams come through, in either direction, packets go by TCP."""
+        """Where only very small datagrams come through, either way, packets go by TCP."""
         for towards in "client", "server":
             story = Story()
             eater = getattr(story, "server" if towards == "client" else "client")
 
             def lose(end: End, sent: Sent, eater: End = eater) -> bool:
-                return end is eater and len(sent.datagram) > 1300
+                return end is eater and len(sent.datagram) > 500
 
             story.net.lose = lose
             story.register()
@@ -193,8 +193,8 @@ class ChoiceTests(SynchronousTestCase):
         story.block()
         story.talk(12)
         story.run(20)
-        asked = max(story.choice._echoes, key=lambda each: story.choice._echoes[each])
-        story.choice.received(EchoReply(asked, 12), story.choice._echoes[asked] + 3.5)
+        number, (asked, size) = max(story.choice._questions._sent.items())
+        story.choice.received(EchoReply(number, size), asked + 3.5)
         self.assertFalse(story.choice.by_udp)
 
 

@@ -32,7 +32,9 @@ class ConfirmationTests(SynchronousTestCase):
         story = met()
         story.lose_link()
         story.block()
-        story.choice._tell = lambda epoch, way: None  # the connection does not deliver, as yet
+        story.choice._tell = lambda epoch, way, mtu: (
+            None
+        )  # the connection does not deliver, as yet
         story.register(carried=False)
         story.run(2)
         self.assertIs(story.session.carrier, story.down)

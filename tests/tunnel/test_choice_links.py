@@ -54,6 +54,16 @@ class LinkLossTests(SynchronousTestCase):
         self.assertLess(story.talk(10), 0.25)
         self.assertFalse(story.choice.by_udp)
 
+    def test_outageOver(self) -> None:
+        """In the first minute without either, UDP that is back carries within a second."""
+        story = met()
+        story.block()
+        story.talk(12)
+        story.lose_link()
+        story.talk(20)
+        story.unblock()
+        self.assertLess(story.talk(5), 1.0)
+
     def test_serverKilled(self) -> None:
         """A server that has forgotten everything is back with the registration."""
         story = met()

@@ -46,6 +46,28 @@ class ClaimTests(SynchronousTestCase):
         self.claims.end(self.other)
         self.assertTrue(self.story.down_packet(b"and after it left"))
 
+    def test_offload(self) -> None:
+        """What a client says it takes holds for its key once that is proved, and no longer."""
+        story = self.story
+        token = self.claims.claim(story.session, story.client.public, 1420, offload=True)
+        peer = story.server.wg.peers[story.client.public]
+        self.assertFalse(peer.offload)
+        self.assertFalse(self.claims.any_uncut)
+        self.claims.prove(peer, token)
+        self.assertTrue(peer.offload)
+        self.assertTrue(self.claims.any_uncut)
+        # Neither another's claim nor an unproved one of its own changes it.
+        self.claims.claim(self.other, story.client.public, 1420)
+        again = self.claims.claim(story.session, story.client.public, 1420)
+        self.assertTrue(peer.offload)
+        self.claims.prove(peer, again)
+        self.assertFalse(peer.offload)
+        last = self.claims.claim(story.session, story.client.public, 1420, offload=True)
+        self.claims.prove(peer, last)
+        self.claims.end(story.session)
+        self.assertFalse(peer.offload)
+        self.assertFalse(self.claims.any_uncut)
+
     def test_tokenOfAnother(self) -> None:
         """A token works only through the tunnel of the key that was named with it."""
         self.begin()

@@ -60,6 +60,7 @@ class End:
             counters=self.counters,
             native=lambda peer, payloads, now: self.native(peer, payloads, now),
             doubted=lambda peer, now: self.doubted(peer, now),
+            expected=lambda public: self.expected(public),
         )
         self.wg.set_private_key(private)
         assert self.wg.static is not None
@@ -75,6 +76,9 @@ class End:
             assert peer is not None
             for name in ("endpoint", "preshared_key", "keepalive", "mtu", "newest_stamp"):
                 setattr(peer, name, getattr(old, name))
+
+    def send_whole(self, datagram: bytes, path: Path) -> bool:
+        return self.send_datagrams([datagram], path, 0) > 0
 
     def send_replies(self, replies: list[tuple[bytes, Path]]) -> None:
         for reply, path in replies:
@@ -97,6 +101,10 @@ class End:
 
     def doubted(self, peer: Peer, now: float) -> None:
         """Told of a peer of ours that does not answer."""
+
+    def expected(self, public: bytes) -> Peer | None:
+        """Asked for a peer that nobody has added."""
+        return None
 
     @property
     def place(self) -> Path:

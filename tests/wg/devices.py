@@ -89,6 +89,9 @@ class MemoryPort:
             raise HostError("may not mark")
         self.mark = mark
 
+    def send_whole(self, datagram: bytes, path: Path) -> bool:
+        return self.send_datagrams([datagram], path, 0) > 0
+
     def send_replies(self, replies: list[tuple[bytes, Path]]) -> None:
         for reply, path in replies:
             self.send_datagrams([reply], path, 0)

@@ -17,6 +17,7 @@ from pyvpn.wire.datagram import (
     INITIATION,
     MAC1,
     MAC2,
+    OFFLOAD,
     RESPONSE,
     CookieReply,
     Initiation,
@@ -59,9 +60,9 @@ class KindTests(SynchronousTestCase):
     """Which bytes are one of the four messages."""
 
     def test_every_type_and_length(self) -> None:
-        """Of all types and lengths up to 2048 bytes only those of the four messages are any."""
+        """Of all types and lengths up to 2048 bytes only those of our messages are any."""
         expected = {(INITIATION, 148), (RESPONSE, 92), (COOKIE_REPLY, 64)}
-        expected |= {(DATA, length) for length in range(32, 2049)}
+        expected |= {(kind, length) for kind in (DATA, OFFLOAD) for length in range(32, 2049)}
         found = set()
         for first in range(256):
             whole = bytes((first, 0, 0, 0)).ljust(2048, b"\xa5")
@@ -74,7 +75,8 @@ class KindTests(SynchronousTestCase):
 
     def test_reserved_bytes(self) -> None:
         """The three bytes behind the type are zeros, all of them."""
-        for kind, size in ((INITIATION, 148), (RESPONSE, 92), (COOKIE_REPLY, 64), (DATA, 32)):
+        sizes = (INITIATION, 148), (RESPONSE, 92), (COOKIE_REPLY, 64), (DATA, 32), (OFFLOAD, 32)
+        for kind, size in sizes:
             for place in (1, 2, 3):
                 for value in range(1, 256):
                     datagram = bytearray(size)

@@ -7,13 +7,13 @@ import struct
 from hypothesis import given
 from hypothesis import strategies as st
 from scapy.layers.inet import ICMP, IP, IPerror
-from scapy.layers.inet6 import ICMPv6DestUnreach, IPerror6, IPv6
+from scapy.layers.inet6 import ICMPv6DestUnreach, ICMPv6PacketTooBig, IPerror6, IPv6
 from scapy.packet import Packet
 from twisted.trial.unittest import SynchronousTestCase
 
 from pyvpn.tunnel.counters import Counters, Drop
 from pyvpn.tunnel.router import ERRORS, Router
-from pyvpn.wire.icmp import checksum, unreachable
+from pyvpn.wire.icmp import checksum, too_big, unreachable
 from pyvpn.wire.ip import endpoints_of
 from tests.tunnel.packets import KeepingSink, packed, packet
 
@@ -40,6 +40,32 @@ def six(next_header: int, payload: bytes, source: str = HERE6, destination: str 
 def icmp4(kind: int) -> bytes:
     made = packet(HERE4, GONE4, bytes((kind,)) + bytes(7))
     return made[:9] + b"\1" + made[10:]
+
+
+class TooBigTests(SynchronousTestCase):
+    """Too large for the way."""
+
+    def test_both_versions(self) -> None:
+        """The size is in it, the rest is as in the other errors; and no error is answered."""
+        four = packet(HERE4, GONE4, bytes(1400))
+        data = too_big(four, 1216)
+        assert data is not None
+        answer = IP(data)
+        self.assertEqual((3, 4, 1216), (data[20], data[21], answer[ICMP].nexthopmtu))
+        self.assertTrue(checksums_right(answer, IP, ICMP))
+        self.assertEqual((GONE4, HERE4), (answer.src, answer.dst))
+        self.assertEqual(576, len(data))
+        six6 = six(17, bytes(1400))
+        data = too_big(six6, 1280)
+        assert data is not None
+        answer = IPv6(data)
+        self.assertEqual((2, 0, 1280), (data[40], data[41], answer[ICMPv6PacketTooBig].mtu))
+        pseudo = data[8:40] + struct.pack("!II", len(data) - 40, 58)
+        self.assertEqual(0, checksum(pseudo + data[40:]))  # RFC 1071: the sum of all, sum included
+        self.assertEqual(1280, len(data))
+        self.assertIsNone(too_big(data, 1280))
+        self.assertIsNone(too_big(icmp4(3), 1280))
+        self.assertIsNotNone(too_big(icmp4(8), 1280))
 
 
 class Version4Tests(SynchronousTestCase):

@@ -13,6 +13,8 @@ from pyvpn.wire.native import (
     Echo,
     EchoReply,
     NativeMessage,
+    Resume,
+    Resumed,
     Token,
     TokenTaken,
     Way,
@@ -23,14 +25,23 @@ from pyvpn.wire.native import (
 numbers = st.integers(0, 2**64 - 1)
 epochs = st.integers(0, 2**53 - 1)
 sizes = st.integers(12, 65_535)
+mtus = st.just(0) | st.integers(512, 65_535)
 tokens = st.binary(min_size=16, max_size=16)
 messages: st.SearchStrategy[NativeMessage] = st.one_of(
     st.builds(Echo, numbers, sizes),
     st.builds(EchoReply, numbers, sizes),
-    st.builds(Carrier, epochs, st.sampled_from(Way)),
-    st.builds(CarrierSet, epochs, st.sampled_from(Way)),
+    st.builds(Carrier, epochs, st.sampled_from(Way), mtus),
+    st.builds(CarrierSet, epochs, st.sampled_from(Way), mtus),
     st.builds(Token, tokens),
     st.builds(TokenTaken, tokens),
+    st.builds(Resume),
+    st.builds(
+        Resumed,
+        st.binary(min_size=12, max_size=12),
+        epochs,
+        st.binary(min_size=4, max_size=4),
+        st.binary(min_size=16, max_size=16),
+    ),
 )
 
 
@@ -52,8 +63,8 @@ class NativeMessageTests(SynchronousTestCase):
             (Echo(7, 14), "0100000e 0000000000000007 0000"),
             (EchoReply(7, 12), "0200000e 0000000000000007 000c"),
             (EchoReply(7, 16), "0200000e 0000000000000007 0010 0000"),
-            (Carrier(9, Way.UDP), "0300000d 0000000000000009 02"),
-            (CarrierSet(9, Way.TCP), "0400000d 0000000000000009 01"),
+            (Carrier(9, Way.UDP), "0300000f 0000000000000009 02 0000"),
+            (CarrierSet(9, Way.TCP, 1216), "0400000f 0000000000000009 01 04c0"),
             (Token(bytes(range(16))), "05000014 000102030405060708090a0b0c0d0e0f"),
             (TokenTaken(bytes(16)), "06000014 00000000000000000000000000000000"),
         ):
@@ -77,12 +88,17 @@ class NativeMessageTests(SynchronousTestCase):
             "0100000d 0000000000000007",
             "0200000d 0000000000000007 05",
             "0200000f 0000000000000007 0578 00",
-            "0300000d 0000000000000009 00",
-            "0300000d 0000000000000009 03",
-            "0300000c 0000000000000009",
-            "0300000d 0020000000000000 01",
+            "0300000f 0000000000000009 00 0000",
+            "0300000f 0000000000000009 03 0000",
+            "0300000d 0000000000000009 01",
+            "0300000f 0020000000000000 01 0000",
+            "0300000f 0000000000000009 02 01ff",
             "05000013 000102030405060708090a0b0c0d0e",
             "05000015 000102030405060708090a0b0c0d0e0f10",
+            "09000005 00",
+            "0a00002b" + 39 * "00",
+            "0a00002c" + 12 * "00" + "0020000000000000" + 20 * "00",
+            "0a00002d" + 41 * "00",
         ):
             self.assertIsNone(parse(bytes.fromhex(wrong)), wrong)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from pyvpn.wire import command, json_object, messages, native
+from pyvpn.wire import command, datagram, json_object, messages, native, offload, segments
 from pyvpn.wire.command import Command, encode_frame, encode_version
 from pyvpn.wire.messages import (
     Answer,
@@ -100,6 +100,20 @@ class ProtocolDocumentTests(SynchronousTestCase):
                 found,
                 kind.__name__,
             )
+
+    def test_offload(self) -> None:
+        """The numbers that a receiver of offload payloads goes by are the program's."""
+        section = self.text.split("\nOffload payloads\n", 1)[1].split("\nSettings, notices")[0]
+        words = " ".join(section.split())
+        for each in (
+            f"names ``{offload.CAPABILITY}`` among",
+            f"messages of type {datagram.OFFLOAD} ",
+            f"S is at least {offload.LEAST_SEGMENT} and N at most {segments.MOST_SEGMENTS};",
+            f"S is at least 1 and N at most {segments.MOST_DATAGRAMS}",
+            f"H + L is at most {offload.LARGEST}",
+            f"padded with up to {offload.PADDING - 1} zeros",
+        ):
+            self.assertIn(each, words)
 
     def test_limits(self) -> None:
         """The numbers in the text are the program's."""

@@ -134,6 +134,25 @@ class SimClock:
             heapify(self._heap)
             self._outdated = 0
 
+    def hold(self, is_held: Callable[[SimCall], bool]) -> list[SimCall]:
+        """Take out the calls to come of which *is_held* says so, for :meth:`release`."""
+        held = [
+            call
+            for _, order, call, *_ in sorted(self._heap)
+            if call and call.order == order and is_held(call)
+        ]
+        for call in held:
+            call.order = 0  # it is still to be made, but no entry of ours holds
+            self.outdated()
+        return held
+
+    def release(self, calls: list[SimCall], later: float) -> None:
+        """Put back what :meth:`hold` has returned, each call so many seconds *later*."""
+        for call in calls:
+            if call.active() and not call.order:
+                call.at += later
+                self.add(call)
+
     # -- letting time pass
 
     @property
@@ -160,8 +179,20 @@ class SimClock:
 
     def run(self, until: float) -> None:
         """Make every call that is due up to the time *until*, each at its time."""
-        while self.step(until):
-            pass
+        # As `step` again and again, in half the time.
+        while heap := self._heap:  # another list after a sweep
+            at, order, call, function, args = heap[0]
+            if call is not None and call.order != order:
+                heappop(heap)
+                self._outdated -= 1
+                continue
+            if at > until:
+                break
+            heappop(heap)
+            if at > self._now:
+                self._now = at
+            self.events += 1
+            function(*args)
         self._now = max(self._now, until)
 
     def advance(self, amount: float) -> None:

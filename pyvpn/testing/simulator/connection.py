@@ -149,7 +149,7 @@ class Connection:
         flags = SYN if self.state is State.ASKING else SYN | ACK
         self._send(flags, self._first)
         self._handshake_due = self.clock.seconds() + self._handshake_timeout
-        self._handshake_timeout *= 2
+        self._handshake_timeout = min(2 * self._handshake_timeout, self._settings.most_timeout)
         self._arm()
 
     def _answered(self, segment: Segment) -> None:
@@ -236,6 +236,12 @@ class Connection:
             self._owner.failed(refused)
 
     # -- time
+
+    def slept(self, seconds: float) -> None:
+        """Have no time passed in the last *seconds*."""
+        self._handshake_due += seconds
+        self._give_up_at += seconds
+        self._outgoing.slept(seconds)
 
     def _arm(self) -> None:
         due = min(self._handshake_due, self._outgoing.due)

@@ -7,6 +7,7 @@ with a different number of peers.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from pyvpn.crypto.tai64n import Stamps
@@ -22,6 +23,7 @@ from pyvpn.tunnel.session import Session
 from pyvpn.tunnel.wireguard import WireGuard
 from pyvpn.wire.datagram import Path
 from pyvpn.wire.ip import endpoints_of
+from pyvpn.wire.rebuild import SuperPacket
 
 EPOCH = 1_700_000_000.0
 """Unix time at the clock's zero."""
@@ -50,11 +52,19 @@ class MemoryTun:
 
     def __init__(self) -> None:
         self.packets: list[bytes] = []
-        """Everything that came out of the tunnel, in order."""
+        """Everything that came out of the tunnel, in order; nothing while somebody takes it."""
+        self.taker: Callable[[list[bytes]], None] | None = None
+        """Takes what comes out; it must not give the tunnel anything before it returns."""
 
     def send_packets(self, packets: list[bytes]) -> int:
-        self.packets += packets
+        if self.taker is None:
+            self.packets += packets
+        else:
+            self.taker(packets)
         return len(packets)
+
+    def send_super_packets(self, packets: list[SuperPacket]) -> int:
+        return sum(self.send_packets(each.cut()) for each in packets)
 
 
 class WireGuardEnd:
@@ -81,6 +91,8 @@ class WireGuardEnd:
         """How often it was started."""
         self.udp: UdpPort | None = None
         """None while it does not run."""
+        self.wall_error = 0.0
+        """Seconds by which its wall clock is fast."""
         self._port = port
         self._remembers = remembers
         self._random = network.randbytes()
@@ -108,6 +120,7 @@ class WireGuardEnd:
         )
         self.wireguard.set_private_key(self._static.private)
         self.clockwork = clockwork = Clockwork(self.clock, self.wireguard, self.clock.seconds)
+        self.host.process = clockwork
         for setting in self.settings.values():
             self._begin(setting)
         self.clockwork.arm()
@@ -197,7 +210,7 @@ class WireGuardEnd:
         self.router.packets_from_session(session, packets, now)
 
     def _unix(self) -> float:
-        return EPOCH + self.clock.seconds()
+        return EPOCH + self.clock.seconds() + self.wall_error
 
     def __repr__(self) -> str:
         """Where it runs."""

@@ -9,11 +9,12 @@ from __future__ import annotations
 from ipaddress import IPv4Interface, ip_address, ip_network
 from typing import Any, cast
 
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.protocol import Factory
 from twisted.python.failure import Failure
 
+from pyvpn.client.alone import Alone
 from pyvpn.client.approach import CONNECT_SECONDS
 from pyvpn.client.data_channel import DataChannel
 from pyvpn.client.dialogue import passing, setback_of
@@ -88,10 +89,13 @@ class NativeClient:
         """How often it was started."""
         self.setbacks: list[str] = []
         """Why connections came to nothing, of all its lives."""
+        self.wall_error = 0.0
+        """Seconds by which its wall clock is fast."""
         self.address = b""
         """The packed address that it has in the tunnel; empty before the first."""
         self.random = host.network.randbytes()
         self.static = static or StaticKey(self.random(32))
+        self.memory = MemoryOnDisk()
         self._floor = b""  # no timestamp was ever sent that is later
         self._process: _Process | None = None
         self.start()
@@ -102,6 +106,7 @@ class NativeClient:
             raise Misuse(f"{self} runs")
         self.lives += 1
         self._process = _Process(self, Stamps(self.unix, self._floor))
+        self.host.process = self._process.clock
         self._process.begin()
 
     def kill(self) -> None:
@@ -166,17 +171,31 @@ class NativeClient:
 
     def unix(self) -> float:
         """The wall clock."""
-        return EPOCH + self.clock.seconds()
+        return EPOCH + self.clock.seconds() + self.wall_error
 
     def __repr__(self) -> str:
         """Who it is."""
         return f"<NativeClient {self.name}>"
 
 
+class MemoryOnDisk:
+    """Stands for :class:`pyvpn.client.memory.Memory`."""
+
+    def __init__(self) -> None:
+        self.kept: RegisterAnswer | None = None
+
+    def recall(self) -> RegisterAnswer | None:
+        return self.kept
+
+    def keep(self, answer: RegisterAnswer) -> None:
+        self.kept = answer
+
+
 class _Process:
     """What a start makes; what ``ClientService`` is in the world.
 
-    Implements :class:`pyvpn.client.machine.Deeds` and :class:`pyvpn.net.link_owner.LinkOwner`.
+    Implements :class:`pyvpn.client.machine.Deeds`, :class:`pyvpn.client.alone.Deeds` and
+    :class:`pyvpn.net.link_owner.LinkOwner`.  No connection is made through the tunnel.
     """
 
     def __init__(self, end: NativeClient, stamps: Stamps) -> None:
@@ -203,6 +222,7 @@ class _Process:
             end.counters,
             self._tell_carrier,
         )
+        self._alone = Alone(clock, self, self.data, end.memory)
         self._backoff = Backoff(end.most_backoff, lambda: int.from_bytes(end.random(4)) / 2**32)
         self._course = make_course(self)
         self._heart = Heart(clock)
@@ -217,10 +237,10 @@ class _Process:
     def _make_port(self, clockwork: Clockwork, counters: Counters) -> Port:
         return SimPort(self.end.host, clockwork)
 
-    def _tell_carrier(self, epoch: int, way: Way) -> None:
+    def _tell_carrier(self, epoch: int, way: Way, mtu: int) -> None:
         link = self._link
         if link is not None and link.is_up:
-            word = ChosenCarrier(carrier=way.name.lower(), epoch=epoch)
+            word = ChosenCarrier(carrier=way.name.lower(), epoch=epoch, mtu=mtu)
             answer = link.ask(Command.CARRIER, word.to_bytes())
             answer.addErrback(lambda failure: failure.trap(PeerError) and None)
 
@@ -237,6 +257,7 @@ class _Process:
     def connect(self) -> None:
         host = self.end.host
         reachable = [each for each in self.end.places if host.source(each.host) is not None]
+        self._alone.trying()
         if not reachable:
             self.clock.callLater(0, self._course.failed, Setback("no network"))
             return
@@ -266,7 +287,11 @@ class _Process:
         if not admitted.success:
             raise setback_of(admitted.code, admitted.message, admitted.retry_after, "log-in")
         link.raise_limit()
-        request = Register(wireguard_key=self.data.public, carrier=self.data.carrier)
+        request = Register(
+            wireguard_key=self.data.public,
+            carrier=self.data.carrier,
+            agreement=self.data.choice.agreement,
+        )
         answer = RegisterAnswer.from_bytes(await link.ask(Command.REGISTER, request.to_bytes()))
         if not answer.success:
             raise setback_of(answer.code, answer.message, 0.0, "the server gave no address")
@@ -274,6 +299,10 @@ class _Process:
 
     def configure(self, link: Link, offer: RegisterAnswer) -> None:
         self._offer = offer
+        self._configure(offer)
+        self._course.ready()
+
+    def _configure(self, offer: RegisterAnswer) -> None:
         own = IPv4Interface(offer.address4)
         self.end.address = own.ip.packed
         sources: Prefixes[bool] = Prefixes()
@@ -283,7 +312,6 @@ class _Process:
             self.router.add_route(*packed, self.session)
         self.session.sources = sources
         self.session.reachable = frozenset((own.ip.packed,))
-        self._course.ready()
 
     def carry(self) -> None:
         link, offer = self._link, self._offer
@@ -293,10 +321,23 @@ class _Process:
         self._proof = self.clock.callLater(PROOF_SECONDS, self._backoff.established)
         server = ip_address(link.transport.getPeer().host)
         self.data.registered(link, offer, server, (), None, offer.mtu)
+        self._alone.registered(offer, False)
         self._heart.start(link, offer.heartbeat)
 
+    def exchange(self, link: Link) -> None:
+        raise Misuse("there are no connections through the tunnel here")
+
     def wait(self, setback: Setback) -> None:
+        was_up = self.session.link is not None
         self._drop_link()
+        if setback.final:
+            self.data.ended(str(setback))
+        if setback.final or setback.seconds > 0:
+            self._alone.refused()
+        elif was_up:
+            self._alone.lost()
+        else:
+            self._alone.failed(False)
         self.end.setbacks.append(str(setback))
         self._sent_away = setback.seconds > 0
         self._alarm = self.clock.callLater(self._backoff.pause(setback.seconds), self._ring)
@@ -309,6 +350,22 @@ class _Process:
     def _ring(self) -> None:
         self._alarm = None
         self._course.retry()
+
+    # -- by UDP alone
+
+    def agree(self, offer: RegisterAnswer) -> Deferred[int]:
+        self._configure(offer)
+        return succeed(offer.mtu)
+
+    def begin_alone(self, offer: RegisterAnswer, mtu: int) -> None:
+        if self.session.link is None:
+            self.data.resume(offer, (), None, mtu)
+
+    def give_up(self) -> None:
+        self._course.failed(Setback("TCP does not lead to the server"))
+
+    def scout(self) -> None:
+        raise Misuse("there are no connections through the tunnel here")
 
     # -- LinkOwner
 

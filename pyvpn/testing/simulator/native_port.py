@@ -32,6 +32,9 @@ class SimPort:
     def send_datagrams(self, datagrams: list[bytes], path: Path, tos: int) -> int:
         return 0 if self._opened is None else self._opened.send_datagrams(datagrams, path, tos)
 
+    def send_whole(self, datagram: bytes, path: Path) -> bool:
+        return self._opened is not None and self._opened.send_whole(datagram, path)
+
     def send_replies(self, replies: list[tuple[bytes, Path]]) -> None:
         if self._opened is not None:
             self._opened.send_replies(replies)

@@ -23,7 +23,7 @@ from pyvpn.net.threads import DaemonThreads
 from pyvpn.server.clients import Clients
 from pyvpn.server.listen import LinkFactory, Relays
 from pyvpn.server.login import LogIns
-from pyvpn.server.loops import Loops
+from pyvpn.server.pacing import Pacing
 from pyvpn.server.terms import Terms
 from pyvpn.server.visit import Statistics, Visit
 from pyvpn.server.wireguard import Ports, WireGuardServer
@@ -75,6 +75,8 @@ class NativeServer:
         """Of all its lives."""
         self.lives = 0
         """How often it was started."""
+        self.wall_error = 0.0
+        """Seconds by which its wall clock is fast."""
         self.port = port
         self.terms = terms
         self.random = host.network.randbytes()
@@ -142,9 +144,46 @@ class NativeServer:
             self._process.take_over()
         return lease.address4
 
+    def look(self) -> None:
+        """See what was changed in the store from outside."""
+        if self._process is not None:
+            self._process.take_over()
+
+    def forget_lease(self, name: str) -> None:
+        """End the lease of the client that calls itself so, which has no session."""
+        device = self.store.device(name)
+        assert device is not None
+        self.store.delete_leases([device.id])
+        if self._process is not None:
+            self._process.leases.forget(device.id, self.unix())
+
+    def move(self, *addresses: bytes) -> None:
+        """Be at other addresses, and say so to whoever registers; clients must find it there."""
+        self.host.move(*addresses)
+        if self._process is not None:
+            self._process.wireguard.offer(self.terms, self.places())
+
+    def places(self) -> tuple[Endpoint, ...]:
+        """Where it is, as its operator would write it."""
+        return tuple(
+            Endpoint(Place(address, 0).name, self.port) for address in self.host.addresses
+        )
+
+    def sizes(self) -> dict[str, int]:
+        """How many there are of what must not grow; nothing while there is no process."""
+        process = self._process
+        if process is None:
+            return {}
+        return {
+            "sessions": len(process.clients.sessions),
+            "connections": process.clients.connections,
+            "WireGuard peers": len(process.wireguard.wireguard.peers),
+            "claimed keys": len(process.wireguard.natives.claims),
+        }
+
     def unix(self) -> float:
         """The wall clock."""
-        return EPOCH + self.clock.seconds()
+        return EPOCH + self.clock.seconds() + self.wall_error
 
     def __repr__(self) -> str:
         """Where it runs."""
@@ -192,31 +231,34 @@ class _Process:
             ports=_SimPorts(end.host, end.counters),
         )
         self.clients.natives = self.wireguard.natives
-        public = tuple(
-            Endpoint(Place(address, 0).name, end.port) for address in end.host.addresses
+        Pacing(clock, self.router, clock.seconds, self.wireguard.clockwork.arm)
+        self.wireguard.let_return(
+            lambda user, device: "user disabled" if user.disabled else "", self.clients.resume
         )
-        self.wireguard.offer(terms, public)
+        self.wireguard.offer(terms, end.places())
         end.host.listen(end.port, LinkFactory(self.clients, clock, version=VERSION, tls=False))
         self.wireguard.open([Endpoint("", end.port)])
         self.wireguard.begin(store.devices(), {user.id: user for user in store.users()})
-        loops = Loops(clock)
-        loops.start(self._tick, TICK_SECONDS)
-        loops.start(self._call_back, CALL_SECONDS)
-        loops.start(self.wireguard.save, SAVE_SECONDS)
+        self._every(TICK_SECONDS, self._tick)
+        self._every(CALL_SECONDS, self.wireguard.call_back)
+        self._every(SAVE_SECONDS, self.wireguard.save)
 
     def take_over(self) -> None:
         """See what was put on file."""
         store = self.end.store
         self.leases.pin(store.pinned_leases(), self.end.unix())
         users = {user.id: user for user in store.users()}
+        self.clients.users_changed(users)
         self.wireguard.take_over(store.devices(), users, store.peers())
         self.wireguard.clockwork.arm()
 
     def _tick(self) -> None:
         self.clients.expire(self.router.tick(self.clock.seconds()))
 
-    def _call_back(self) -> None:
-        self.wireguard.call_back()
+    def _every(self, seconds: float, function: Callable[[], object]) -> None:
+        """Call it now and every so many *seconds*: an hour of ``Loops`` costs a second here."""
+        function()
+        self.clock.callLater(seconds, self._every, seconds, function)
 
 
 def leases_of(terms: Terms, store: Store, unix: float, *, running: bool = False) -> Leases:
@@ -294,6 +336,9 @@ class _SimPorts(Ports):
 
     def send_datagrams(self, datagrams: list[bytes], path: Path, tos: int) -> int:
         return 0 if self._opened is None else self._opened.send_datagrams(datagrams, path, tos)
+
+    def send_whole(self, datagram: bytes, path: Path) -> bool:
+        return self._opened is not None and self._opened.send_whole(datagram, path)
 
     def send_replies(self, replies: list[tuple[bytes, Path]]) -> None:
         if self._opened is not None:

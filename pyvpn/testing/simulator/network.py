@@ -24,7 +24,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IProtocol, IProtocolFactory
 
 from pyvpn.errors import Misuse
-from pyvpn.testing.simulator.clock import SimClock
+from pyvpn.testing.simulator.clock import SimCall, SimClock
 from pyvpn.testing.simulator.link import Conditions, Link
 from pyvpn.testing.simulator.nat import Nat
 from pyvpn.testing.simulator.tcp import ListeningPort, Tcp, TcpSettings
@@ -49,8 +49,12 @@ class Host:
         self.interface = 0
         """The number of its interface: another one after each move."""
         self.is_up = True
+        self.process: object = None
+        """Whose timers stand still when it sleeps, beside those of its streams."""
         self.tcp = Tcp(self)
         self._udp: dict[int, UdpPort] = {}
+        self._slept_at = 0.0
+        self._held: list[SimCall] = []
         self.move(*addresses, nat=nat)
 
     # -- sockets
@@ -69,6 +73,10 @@ class Host:
             raise Misuse(f"UDP port {number} of {self.name} is taken")
         opened = self._udp[number] = UdpPort(self, number, receiver)
         return opened
+
+    def udp_port(self, port: int) -> UdpPort:
+        """Return the UDP port of that number, which is open."""
+        return self._udp[port]
 
     def listen(self, port: int, factory: IProtocolFactory) -> ListeningPort:
         """Accept connections at *port* (0: any) at all addresses; Misuse: it is taken."""
@@ -99,6 +107,24 @@ class Host:
     def boot(self) -> None:
         """Be there again, with no sockets."""
         self.is_up = True
+
+    def sleep(self) -> None:
+        """Stand still until :meth:`wake`: what is sent here is lost, and no timer rings."""
+        self.is_up = False
+        self._slept_at = self.network.clock.seconds()
+        self._held = self.network.clock.hold(self._is_ours)
+
+    def wake(self) -> None:
+        """Go on; all timers ring as much later as this took, as the kernel's do."""
+        self.is_up = True
+        slept = self.network.clock.seconds() - self._slept_at
+        self.tcp.slept(slept)
+        held, self._held = self._held, []
+        self.network.clock.release(held, slept)
+
+    def _is_ours(self, call: SimCall) -> bool:
+        owner = getattr(call.function, "__self__", None)
+        return owner is not None and (owner is self.process or self.tcp.owns(owner))
 
     def end_process(self) -> None:
         """Have the kernel clean up behind a process that was killed: it ends the connections."""
@@ -177,7 +203,8 @@ class Network:
         self.hosts: list[Host] = []
         self.links: dict[tuple[Host, Host], Link] = {}
         """By sender and receiver; those that were asked for or used."""
-        self._conditions = conditions or Conditions()
+        self.conditions = conditions or Conditions()
+        """Of a link of which nothing else was said."""
         self._owners: dict[bytes, Host | Nat] = {}
 
     # -- building
@@ -196,7 +223,7 @@ class Network:
         """Return the link from *source* to *target*."""
         found = self.links.get((source, target))
         if found is None:
-            found = self.links[source, target] = Link(self._conditions, self.random)
+            found = self.links[source, target] = Link(self.conditions, self.random)
         return found
 
     def both(self, one: Host, other: Host, **changes: Any) -> None:
@@ -206,7 +233,7 @@ class Network:
 
     def heal(self, **changes: Any) -> None:
         """Give all links the conditions of the beginning, but for these *changes*."""
-        conditions = replace(self._conditions, **changes)
+        conditions = replace(self.conditions, **changes)
         for link in self.links.values():
             link.conditions = conditions
 

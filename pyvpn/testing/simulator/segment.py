@@ -210,6 +210,12 @@ class Outgoing:
         self._arm(now)
         return True
 
+    def slept(self, seconds: float) -> None:
+        """Have no time passed in the last *seconds*."""
+        self.due += seconds
+        self._progress_at += seconds
+        self._timed = None
+
     def _first(self) -> Piece:
         data = bytes(self._buffer[: self._settings.segment])
         self._timed = None  # whose answer comes first could not be told

@@ -147,6 +147,19 @@ class Stream:
         elif self._connection.state is not State.ORPHAN:
             self._connection.abort()
 
+    def is_of(self, owner: object) -> bool:
+        """Whether this or its connection is *owner*."""
+        return owner is self or owner is self._connection
+
+    def slept(self, seconds: float) -> None:
+        """Have no time passed in the last *seconds*."""
+        self._connection.slept(seconds)
+
+    def too_late(self) -> None:
+        """Refuse, if nobody has answered yet."""
+        if self.give_up():
+            self._refuse(False)
+
     def give_up(self) -> bool:
         """End the attempt to connect; False: it has ended."""
         if self._connection.state is not State.ASKING:

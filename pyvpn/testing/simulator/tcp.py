@@ -107,10 +107,6 @@ class Tcp:
             if not result.called:
                 result.errback(ConnectionRefusedError() if refused else TimeoutError())
 
-        def too_late() -> None:
-            if stream.give_up():
-                failed(False)
-
         def cancelled(_: object) -> None:
             if late.active():
                 late.cancel()
@@ -118,8 +114,8 @@ class Tcp:
             stream.abortConnection()
 
         result: Deferred[IProtocol] = Deferred(cancelled)
-        late = self._clock.callLater(timeout, too_late)
         stream = Stream(self, local, target, opened, failed)
+        late = self._clock.callLater(timeout, stream.too_late)
         self.streams[local, target] = stream
         return result
 
@@ -142,6 +138,15 @@ class Tcp:
         self.listening.clear()
         for stream in list(self.streams.values()):
             stream.abandon()
+
+    def owns(self, owner: object) -> bool:
+        """Whether *owner* is one of our streams, or its connection."""
+        return any(each.is_of(owner) for each in self.streams.values())
+
+    def slept(self, seconds: float) -> None:
+        """Have no time passed in the last *seconds*."""
+        for stream in self.streams.values():
+            stream.slept(seconds)
 
     def send(self, source: Place, target: Place, segment: Segment) -> None:
         """Send a segment; for the streams."""

@@ -44,6 +44,9 @@ class UdpPort:
             send(host, Packet(UDP, source, target, bytes(datagram), tos))
         return len(datagrams)
 
+    def send_whole(self, datagram: bytes, path: Path) -> bool:
+        return self.send_datagrams([datagram], path, 0) > 0  # nobody fragments here
+
     def send_replies(self, replies: list[tuple[bytes, Path]]) -> None:
         for reply, path in replies:
             self.send_datagrams([reply], path, 0)
