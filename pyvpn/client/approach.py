@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from twisted.internet.defer import Deferred
-from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
+from twisted.internet.endpoints import HostnameEndpoint
 from twisted.internet.protocol import Factory
 
 from pyvpn.client.device import Device
@@ -17,6 +17,7 @@ from pyvpn.config import ClientConfig, Endpoint
 from pyvpn.net.connect import MarkedReactor
 from pyvpn.net.control import ControlLink
 from pyvpn.net.tls import client_options
+from pyvpn.net.tls_transport import connect_by_tls
 
 CONNECT_SECONDS = 10.0
 INSIDE_SECONDS = 5.0
@@ -81,8 +82,7 @@ class Approach:
         inside = MarkedReactor(self._reactor, 0, self.resolver, interface)
         way = HostnameEndpoint(inside, address, port, timeout=INSIDE_SECONDS)
         name = config.server.endpoints[self._last % len(config.server.endpoints)].host
-        connecting: Deferred[Any] = _with_tls(way, name, config, device).connect(self._links)
-        return connecting
+        return _by_tls(way, name, config, device, self._links)
 
     def look_outside(
         self, config: ClientConfig, device: Device, make_link: Callable[[], Link]
@@ -92,9 +92,7 @@ class Approach:
         way = HostnameEndpoint(
             self._outside, endpoint.host, endpoint.port, timeout=CONNECT_SECONDS
         )
-        way = _with_tls(way, endpoint.host, config, device)
-        connecting: Deferred[Any] = way.connect(_LinkFactory(make_link))
-        return connecting
+        return _by_tls(way, endpoint.host, config, device, _LinkFactory(make_link))
 
     def connect(
         self, endpoint: Endpoint, config: ClientConfig, device: Device | None
@@ -118,13 +116,15 @@ class Approach:
             self._outside, endpoint.host, endpoint.port, timeout=CONNECT_SECONDS
         )
         if device is not None:
-            way = _with_tls(way, endpoint.host, config, device)
+            return _by_tls(way, endpoint.host, config, device, self._links)
         connecting: Deferred[Any] = way.connect(self._links)
         return connecting
 
 
-def _with_tls(way: Any, name: str, config: ClientConfig, device: Device) -> Any:
-    """*way* with TLS as *device*, to a server of that *name*."""
+def _by_tls(
+    way: Any, name: str, config: ClientConfig, device: Device, links: Factory[Any]
+) -> Deferred[Any]:
+    """Connect by *way* and TLS, as *device*, to a server of that *name*."""
     options = client_options(
         name,
         config.pin,
@@ -132,4 +132,4 @@ def _with_tls(way: Any, name: str, config: ClientConfig, device: Device) -> Any:
         device.key if device.certificate else None,
         device.certificate,
     )
-    return wrapClientTLS(options, way)
+    return connect_by_tls(options, way, links)

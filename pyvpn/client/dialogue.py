@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Callable
 from ipaddress import IPv4Interface
 from typing import Any, Protocol
 
-from OpenSSL import SSL
 from twisted.logger import Logger
 
 from pyvpn.client.device import Device
@@ -233,16 +233,12 @@ class PlainDialogue:
         )
 
 
-def reasons_of(error: SSL.Error) -> list[str]:
-    """What OpenSSL says went wrong; its errors hold lists of triples, or a number and a text."""
-    found: list[str] = []
-    for argument in error.args:
-        entries = argument if isinstance(argument, list) else [argument]
-        for entry in entries:
-            text = entry[-1] if isinstance(entry, tuple) and entry else entry
-            if isinstance(text, str):
-                found.append(text)
-    return found
+def reason_of(error: ssl.SSLError) -> str:
+    """What OpenSSL says went wrong, in its words; empty if it says nothing."""
+    reason: str | None = getattr(error, "reason", None)  # what others than OpenSSL make has none
+    if reason:
+        return reason.replace("_", " ").lower()
+    return " ".join(each for each in error.args if isinstance(each, str))
 
 
 def refuses_certificate(reason: Exception, link: ControlLink) -> bool:
@@ -254,8 +250,8 @@ def refuses_certificate(reason: Exception, link: ControlLink) -> bool:
     return (
         link.is_verified
         and not link.is_up
-        and isinstance(reason, SSL.Error)
-        and any("alert" in text for text in reasons_of(reason))
+        and isinstance(reason, ssl.SSLError)
+        and "alert" in reason_of(reason)
     )
 
 
@@ -269,6 +265,6 @@ def passing(error: Exception) -> Setback:
         )
     if isinstance(error, VersionRefused):
         return Setback(f"{error}: one of the two is too old", _PATIENT_SECONDS, serious=True)
-    if isinstance(error, SSL.Error):
-        return Setback(f"TLS failed: {'; '.join(reasons_of(error)) or 'connection closed'}")
+    if isinstance(error, ssl.SSLError):
+        return Setback(f"TLS failed: {reason_of(error) or 'connection closed'}")
     return Setback(str(error) or type(error).__name__)

@@ -39,6 +39,7 @@ from pyvpn.wire.command import (
     encode_frame,
     encode_packets,
     encode_version,
+    packets_in,
 )
 
 _log = Logger()
@@ -48,11 +49,6 @@ FRAME_SECONDS = 15.0
 CLOSE_SECONDS = 2.0
 MOST_OPEN_QUESTIONS = 16
 MOST_FAULTS = 3
-
-_VERSION_BYTES = 8
-_ANSWER_BYTES = 1
-_PACKET = int(Command.PACKET).to_bytes(4, "big")
-_PACKET_HEADER = 8  # command and transaction
 
 
 @implementer(IHandshakeListener, ICarrier)
@@ -146,7 +142,7 @@ class ControlLink(Int32StringReceiver):
         self._heard_at = self._clock.seconds()
         if self._early is not None:
             self._early += data
-            wanted = _ANSWER_BYTES if self._initiator else _VERSION_BYTES
+            wanted = 1 if self._initiator else 8  # bytes of an answer, of a version
             if len(self._early) < wanted:
                 return
             first, data = self._early[:wanted], self._early[wanted:]
@@ -154,8 +150,12 @@ class ControlLink(Int32StringReceiver):
             self._agree(first)
             if not data or self.is_closed:
                 return
-        self._progressed = False
-        super().dataReceived(data)
+        # Packets come in runs, cut at once; what is left is for our base class: two calls a frame.
+        stream = self._unprocessed + data if self._unprocessed else data
+        self._arrived, taken = packets_in(stream, self.MAX_LENGTH)
+        self._progressed, self._unprocessed = taken > 0, b""
+        if taken < len(stream):
+            super().dataReceived(stream[taken:])
         self._deliver()
         self._watch_partial_frame()
         if not self.is_closed:
@@ -165,12 +165,12 @@ class ControlLink(Int32StringReceiver):
         self._progressed = True
         if self.is_closed:
             return
-        if body[:4] == _PACKET and len(body) >= _PACKET_HEADER:
-            self._arrived.append(body[_PACKET_HEADER:])
-            return
-        self._deliver()  # packets sent before a command are treated before it
         try:
             command, transaction, data = decode_body(body)
+            if command == Command.PACKET:
+                self._arrived.append(data)
+                return
+            self._deliver()  # packets sent before a command are treated before it
             if command == Command.ANSWER:
                 self._answered(transaction, data)
             elif transaction == NO_TRANSACTION:

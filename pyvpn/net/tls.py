@@ -11,11 +11,12 @@ Who a device is depends on no verification callback, so that the TLS engine can 
 from __future__ import annotations
 
 import hmac
+import os
+import ssl
 import stat
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -26,32 +27,16 @@ from cryptography.hazmat.primitives.asymmetric.types import (
 )
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
+    NoEncryption,
+    PrivateFormat,
     PublicFormat,
     load_pem_private_key,
 )
-from OpenSSL.crypto import FILETYPE_ASN1, X509, dump_certificate
-from OpenSSL.SSL import VERIFY_FAIL_IF_NO_PEER_CERT, VERIFY_PEER, Connection
-from service_identity import CertificateError, VerificationError
 from service_identity.cryptography import (
     verify_certificate_hostname,
     verify_certificate_ip_address,
 )
 from twisted.internet.abstract import isIPAddress, isIPv6Address
-from twisted.internet.interfaces import (
-    IOpenSSLClientConnectionCreator,
-    IOpenSSLContextFactory,
-    ISSLTransport,
-)
-from twisted.internet.ssl import (
-    Certificate,
-    CertificateOptions,
-    TLSVersion,
-    platformTrust,
-    trustRootFromCertificates,
-)
-from twisted.protocols.tls import TLSMemoryBIOProtocol
-from twisted.python.failure import Failure
-from zope.interface import implementer
 
 from pyvpn.crypto.certificates import (
     fingerprint_of,
@@ -60,10 +45,11 @@ from pyvpn.crypto.certificates import (
     make_server_certificate,
     pin_of,
 )
-from pyvpn.errors import ConfigError, PeerError
+from pyvpn.errors import ConfigError, HostError, PeerError
 from pyvpn.net.private_files import make_private_directory, read_private, write_private
+from pyvpn.net.tls_transport import TlsTransport
 
-# openssl/x509_vfy.h: X509_V_FLAG_NO_CHECK_TIME, since OpenSSL 1.1.0; pyOpenSSL has no name for it.
+# openssl/x509_vfy.h: X509_V_FLAG_NO_CHECK_TIME, since OpenSSL 1.1.0; Python has no name for it.
 _NO_CHECK_TIME = 0x200000
 
 
@@ -138,28 +124,28 @@ def read_pin(place: Path, certificate_file: Path | None, key_file: Path | None) 
     return pin_of(certificate) if _bytes_of(own) == _bytes_of(shown) else None
 
 
-def server_options(identity: ServerIdentity) -> IOpenSSLContextFactory:
-    """Return what a listening port needs to speak TLS as *identity*."""
+def server_options(identity: ServerIdentity) -> TlsTerms:
+    """Return what a listening port needs to speak TLS as *identity*.
+
+    Raises:
+        ConfigError: OpenSSL does not take its key or certificate.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    _show(context, identity.key_pem, identity.chain)
+    # Asked for, not required, and verified by OpenSSL alone: our authority is the one root there
+    # is, and lets nobody below it sign (its path length is 0).
+    context.verify_mode = ssl.CERT_OPTIONAL
     authority = x509.load_pem_x509_certificate(identity.authority_certificate)
-    options = CertificateOptions(
-        **_shown(identity.key_pem, identity.chain),
-        raiseMinimumTo=TLSVersion.TLSv1_3,
-        # Asked for, not required, and verified by OpenSSL alone:
-        verify=True,
-        requireCertificate=False,
-        caCerts=[X509.from_cryptography(authority)],
-        verifyDepth=1,
-        # Resumption would bring a session back without showing the certificate again.
-        enableSessions=False,
-        enableSessionTickets=False,
-    )
+    context.load_verify_locations(cadata=authority.public_bytes(Encoding.DER))
     # Whether a device is still welcome is in our records and not in its certificate's dates: a
     # server whose clock starts in 1970 must not turn everybody away until it has met a time
     # server, perhaps one that is only reached through this VPN.
-    trusted = options.getContext().get_cert_store()
-    assert trusted is not None
-    trusted.set_flags(_NO_CHECK_TIME)
-    return options
+    context.verify_flags |= _NO_CHECK_TIME
+    # Resumption would bring a session back without showing the certificate again.
+    context.options |= ssl.OP_NO_TICKET
+    context.num_tickets = 0
+    return TlsTerms(context, server=True)
 
 
 def client_options(
@@ -168,7 +154,7 @@ def client_options(
     ca_file: str | Path | None,
     key_pem: bytes | None,
     cert_pem: bytes | None,
-) -> IOpenSSLClientConnectionCreator:
+) -> TlsTerms:
     """Return what a client needs to connect to *host* by TLS.
 
     With a *pin* the handshake accepts any certificate whose key the server really holds, and the
@@ -181,25 +167,34 @@ def client_options(
     Raises:
         ConfigError: *ca_file* is no file of certificates, or key and certificate do not fit.
     """
-    wanted: dict[str, Any] = {"raiseMinimumTo": TLSVersion.TLSv1_3}
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.check_hostname = False  # by the pin, or by service_identity
     if key_pem is not None and cert_pem is not None:
         _check_pair("the device's key", key_pem, "the device's certificate", cert_pem)
-        wanted |= _shown(key_pem, (cert_pem,))
+        _show(context, key_pem, (cert_pem,))
     try:
         if pin is not None:
-            return _ByPin(host, CertificateOptions(**wanted))
-        wanted["trustRoot"] = platformTrust() if ca_file is None else _roots(Path(ca_file))
-        return _ByName(host, CertificateOptions(**wanted))
+            context.verify_mode = ssl.CERT_NONE
+            return _ByPin(context, host)
+        if ca_file is None:
+            context.load_default_certs()
+        else:
+            roots = (each.public_bytes(Encoding.DER) for each in _certificates_in(Path(ca_file)))
+            context.load_verify_locations(cadata=b"".join(roots))
+        return _ByName(context, host)
+    except ssl.SSLError as error:
+        raise ConfigError(f"OpenSSL does not take {ca_file}: {error.reason or error}") from None
     except UnicodeError:
         raise ConfigError(f"{host!r} is not a host name") from None
 
 
-def check_pin(transport: ISSLTransport, pin: str) -> bool:
+def check_pin(transport: TlsTransport, pin: str) -> bool:
     """Whether the key that the server of *transport* proved to hold is the one of *pin*.
 
     To be asked when the handshake has completed; before that the answer is no.
     """
-    der = _peer_certificate(transport)
+    der = transport.peer_certificate()
     if der is None:
         return False
     try:
@@ -210,78 +205,101 @@ def check_pin(transport: ISSLTransport, pin: str) -> bool:
     return hmac.compare_digest(found.encode(), pin.encode())
 
 
-def peer_fingerprint(transport: ISSLTransport) -> str | None:
+def peer_fingerprint(transport: TlsTransport) -> str | None:
     """Return the fingerprint of the certificate the peer proved to hold; None if it has none.
 
     To be asked when the handshake has completed.
     """
-    der = _peer_certificate(transport)
+    der = transport.peer_certificate()
     return None if der is None else fingerprint_of(der)
 
 
-def _peer_certificate(transport: ISSLTransport) -> bytes | None:
-    certificate = cast(X509 | None, transport.getPeerCertificate())
-    return None if certificate is None else dump_certificate(FILETYPE_ASN1, certificate)
+class TlsTerms:
+    """What one end demands: :class:`pyvpn.net.tls_transport.Terms`, with nothing added.
+
+    Args:
+        host: told to the server, so that relays can choose by it; None: nothing is.
+    """
+
+    def __init__(
+        self, context: ssl.SSLContext, *, server: bool = False, host: str | None = None
+    ) -> None:
+        self.context = context
+        self.server = server
+        self._host = host
+
+    def begin(self, incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO) -> ssl.SSLObject:
+        return self.context.wrap_bio(incoming, outgoing, self.server, self._host)
+
+    def judge(self, tls: ssl.SSLObject) -> None:
+        """Nothing more than OpenSSL did."""
+
+    def meaning_of(self, error: ssl.SSLError) -> Exception:
+        return error
 
 
-@implementer(IOpenSSLClientConnectionCreator)
-class _ByPin:
+class _ByPin(TlsTerms):
     """Connects without verifying; the pin is compared afterwards.
 
     TLS 1.3 itself proves that the server holds the key of the certificate it showed, whoever
     signed it, so comparing the key is the whole of the verification.
     """
 
-    def __init__(self, host: str, options: CertificateOptions) -> None:
-        self._host = host
-        self._options = options
+    def __init__(self, context: ssl.SSLContext, host: str) -> None:
+        self._name = host
         self._is_address = isIPAddress(host) or isIPv6Address(host)
         self._ascii = host if self._is_address else host.encode("idna").decode()
-
-    def clientConnectionForTLS(self, tlsProtocol: TLSMemoryBIOProtocol) -> Connection:
-        connection = self._options.clientConnectionForTLS(tlsProtocol)
-        if not self._is_address:  # RFC 6066 section 3 has no addresses there
-            connection.set_tlsext_host_name(self._ascii.encode())
-        return connection
+        # RFC 6066 section 3 has no addresses there.
+        super().__init__(context, host=None if self._is_address else self._ascii)
 
 
-@implementer(IOpenSSLClientConnectionCreator)
 class _ByName(_ByPin):
-    """Lets OpenSSL verify the chain and service_identity the name, in the handshake.
+    """Lets OpenSSL verify the chain in the handshake, and service_identity the name after it.
 
-    Twisted's ``optionsForClientTLS`` does the same, but (26.10) lets a server pass whose trusted
-    certificate has no names at all: service_identity then raises an error that Twisted logs and
-    forgets.  Here anything but a yes is a no.
+    After it for us, that is: our last flight, in which a certificate of ours would be, leaves
+    only when both have said yes.
     """
 
-    def clientConnectionForTLS(self, tlsProtocol: TLSMemoryBIOProtocol) -> Connection:
-        connection = super().clientConnectionForTLS(tlsProtocol)
-
-        def verify(_: Connection, certificate: X509, error: int, depth: int, ok: int) -> bool:
-            try:
-                if not ok:
-                    raise ServerNotVerified(
-                        f"the certificate of {self._host} does not verify: it is expired or not"
-                        f" signed by a trusted authority (OpenSSL error {error})"
-                    )
-                if depth == 0:
-                    self._verify_name(certificate.to_cryptography())
-            except BaseException:  # noqa: BLE001 - an exception would vanish in OpenSSL, unheard
-                tlsProtocol.failVerification(Failure())
-                return False
-            return True
-
-        connection.set_verify(VERIFY_PEER | VERIFY_FAIL_IF_NO_PEER_CERT, verify)
-        return connection
-
-    def _verify_name(self, certificate: x509.Certificate) -> None:
+    def judge(self, tls: ssl.SSLObject) -> None:
+        der = tls.getpeercert(binary_form=True)
         try:
+            certificate = x509.load_der_x509_certificate(der or b"")
             if self._is_address:
-                verify_certificate_ip_address(certificate, self._host)
+                verify_certificate_ip_address(certificate, self._name)
             else:
                 verify_certificate_hostname(certificate, self._ascii)
-        except (VerificationError, CertificateError):
-            raise ServerNotVerified(f"the server's certificate is not for {self._host}") from None
+        except Exception:  # noqa: BLE001 - a certificate can be wrong in any way; a no is a no
+            raise ServerNotVerified(f"the server's certificate is not for {self._name}") from None
+
+    def meaning_of(self, error: ssl.SSLError) -> Exception:
+        if isinstance(error, ssl.SSLCertVerificationError):
+            return ServerNotVerified(
+                f"the certificate of {self._name} does not verify: it is expired or not signed by"
+                f" a trusted authority (OpenSSL error {error.verify_code})"
+            )
+        return error
+
+
+def _show(context: ssl.SSLContext, key_pem: bytes, chain: Sequence[bytes]) -> None:
+    """Have *context* show *chain*, of whose first certificate this is the key."""
+    # Written anew: in the operator's file there may be certificates, too.
+    key = load_pem_private_key(key_pem, None).private_bytes(
+        Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()
+    )
+    # Python's ssl takes both from a file only: from one that lives in memory, and has no name.
+    place = os.memfd_create("tls", os.MFD_CLOEXEC)
+    try:
+        with open(place, "wb", closefd=False) as file:
+            file.write(b"\n".join((*chain, key)))
+        context.load_cert_chain(f"/proc/self/fd/{place}")
+    except ssl.SSLError as error:
+        raise ConfigError(
+            f"OpenSSL does not take the key and its certificate: {error.reason or error}"
+        ) from None
+    except FileNotFoundError:
+        raise HostError("/proc is not mounted, and is needed to load keys: mount it") from None
+    finally:
+        os.close(place)
 
 
 def _load_or_make_key(path: Path, certificate: Path | None = None) -> bytes:
@@ -349,23 +367,6 @@ def _certificates_in(path: Path) -> list[x509.Certificate]:
         return x509.load_pem_x509_certificates(data)
     except (ValueError, x509.InvalidVersion):
         raise ConfigError(f"{path} holds no PEM certificate, or a broken one") from None
-
-
-def _roots(ca_file: Path) -> Any:
-    return trustRootFromCertificates(
-        [Certificate(X509.from_cryptography(each)) for each in _certificates_in(ca_file)]
-    )
-
-
-def _shown(key_pem: bytes, chain: Sequence[bytes]) -> dict[str, Any]:
-    """What CertificateOptions is told to show the peer.
-
-    These are objects of `cryptography`, which pyOpenSSL wants today; Twisted hands them on, though
-    its annotations still name pyOpenSSL's own (hence Any).
-    """
-    key = load_pem_private_key(key_pem, password=None)
-    certificate, *others = map(x509.load_pem_x509_certificate, chain)
-    return {"privateKey": key, "certificate": certificate, "extraCertChain": others}
 
 
 def _parse_key(name: str | Path, pem: bytes) -> PrivateKeyTypes:

@@ -14,7 +14,6 @@ from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import (
     IAddress,
     IListeningPort,
-    IOpenSSLContextFactory,
     IProtocolFactory,
     IReactorTCP,
     IReactorTime,
@@ -22,13 +21,13 @@ from twisted.internet.interfaces import (
 )
 from twisted.internet.protocol import Factory
 from twisted.protocols.haproxy import proxyEndpoint
-from twisted.protocols.tls import TLSMemoryBIOFactory
 from zope.interface import implementer
 
 from pyvpn.config import Endpoint
 from pyvpn.errors import HostError
 from pyvpn.net.control import ControlLink
 from pyvpn.net.link_owner import LinkOwner
+from pyvpn.net.tls_transport import Terms, TlsFactory
 
 _HINTS = {
     errno.EADDRINUSE: "is another server running?  listen = ... names another port",
@@ -129,17 +128,14 @@ class Door(Factory[Any]):
 
     noisy = False
 
-    def __init__(
-        self, links: LinkFactory, contexts: IOpenSSLContextFactory, relays: Relays
-    ) -> None:
+    def __init__(self, links: LinkFactory, terms: Terms, relays: Relays) -> None:
         self._links = links
         self.relays = relays
-        self.use(contexts)
+        self.use(terms)
 
-    def use(self, contexts: IOpenSSLContextFactory) -> None:
+    def use(self, terms: Terms) -> None:
         """Take another certificate for the connections to come."""
-        self._direct = TLSMemoryBIOFactory(contexts, False, self._links, self._links.clock)
-        self._direct.noisy = False
+        self._direct = TlsFactory(terms, self._links)
         self._relayed = _behind_proxy_header(self._direct)
 
     def buildProtocol(self, addr: IAddress | None) -> Any:

@@ -9,7 +9,7 @@ from typing import Any
 
 from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred, DeferredList, succeed
-from twisted.internet.interfaces import IListeningPort, IOpenSSLContextFactory
+from twisted.internet.interfaces import IListeningPort
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
@@ -26,7 +26,7 @@ from pyvpn.net.process import (
     set_aside_the_past,
 )
 from pyvpn.net.threads import DaemonThreads
-from pyvpn.net.tls import ServerIdentity, server_options
+from pyvpn.net.tls import ServerIdentity, TlsTerms, server_options
 from pyvpn.net.wireguard_key import load_or_make_wireguard_key
 from pyvpn.server.core import Core
 from pyvpn.server.identity import load_identity
@@ -298,7 +298,7 @@ class ServerService(Service):
             fresh = load_server(old.path)
             # The old directory, whatever the file says: we hold the lock of no other.
             identity = load_identity(replace(fresh, state_dir=old.state_dir), time.time())
-            contexts = server_options(identity)
+            terms = server_options(identity)
         except PyvpnError as error:
             _log.error("configuration not applied, nothing was changed: {error}", error=str(error))
             return
@@ -322,7 +322,7 @@ class ServerService(Service):
             if before != after:
                 _log.warn("{where} changed: that needs a restart, the old one stays", where=where)
         applying = self.interface.apply(merged)
-        applying.addCallback(lambda own: self._apply(merged, identity, contexts, own))
+        applying.addCallback(lambda own: self._apply(merged, identity, terms, own))
         applying.addErrback(self._not_applied)
 
     def _not_applied(self, failure: Any) -> None:
@@ -340,12 +340,12 @@ class ServerService(Service):
         self,
         config: ServerConfig,
         identity: ServerIdentity,
-        contexts: IOpenSSLContextFactory,
+        terms: TlsTerms,
         own: tuple[Network, ...],
     ) -> None:
         self.config = config
         self.identity = identity
-        self.door.use(contexts)
+        self.door.use(terms)
         self.core.apply(config, own)
         _log.info("configuration applied; {n} sessions kept", n=len(self.core.clients.sessions))
 

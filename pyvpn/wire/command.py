@@ -118,6 +118,27 @@ def encode_packets(packets: Iterable[bytes]) -> bytes:
     return b"".join(pieces)
 
 
+def packets_in(stream: bytes, longest: int) -> tuple[list[bytes], int]:
+    """Cut the packets off the front of *stream*, where a frame begins.
+
+    Stops before what is not the whole frame of a packet: a command, a frame that has not all
+    arrived, one of more than *longest* bytes, or one too short to be any.
+
+    Returns:
+        The packets, and how many bytes of *stream* they took.
+    """
+    packets: list[bytes] = []
+    numbers, wanted = _HEADER.unpack_from, int(Command.PACKET)
+    at, end = 0, len(stream)
+    while at + 12 <= end:
+        length, command, _ = numbers(stream, at)
+        if command != wanted or not 8 <= length <= longest or at + 4 + length > end:
+            break
+        packets.append(stream[at + 12 : at + 4 + length])
+        at += 4 + length
+    return packets, at
+
+
 def decode_body(body: bytes) -> Frame:
     """Read the body of one frame, which is a frame without its length.
 

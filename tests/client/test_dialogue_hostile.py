@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import ssl
 from ipaddress import IPv4Interface
 from pathlib import Path
 
 from hypothesis import given
 from hypothesis import strategies as st
-from OpenSSL import SSL
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionDone, ConnectionRefusedError
 from twisted.python.failure import Failure
@@ -184,14 +184,11 @@ class SetbackTests(SynchronousTestCase):
             (ConnectionRefusedError(), False),
             (PeerError("junk"), False),
             (PeerError(), False),
-            (SSL.Error([("SSL routines", "", "tlsv13 alert certificate required")]), False),
-            (SSL.Error([]), False),
-            (SSL.Error(), False),
-            (SSL.SysCallError(-1, "Unexpected EOF"), False),
-            (SSL.SysCallError(104, "ECONNRESET"), False),
-            (SSL.ZeroReturnError(), False),
-            (SSL.Error([()]), False),
-            (SSL.Error(["text"], 7, None), False),
+            (ssl.SSLError(1, "[SSL: TLSV13_ALERT_CERTIFICATE_REQUIRED] tlsv13 alert"), False),
+            (ssl.SSLError(1), False),
+            (ssl.SSLError(), False),
+            (ssl.SSLEOFError(8, "EOF occurred in violation of protocol"), False),
+            (ssl.SSLError(7, b"octets"), False),
             (ServerNotVerified("not for x"), True),
             (VersionRefused("the server does not speak 2.0"), True),
         ):
@@ -199,9 +196,9 @@ class SetbackTests(SynchronousTestCase):
             self.assertEqual(serious, setback.serious, error)
             self.assertEqual(300.0 if serious else 0.0, setback.seconds)
             self.assertTrue(str(setback))
-        alert = passing(SSL.Error([("SSL routines", "", "tlsv13 alert")]))
+        alert = passing(ssl.SSLError(1, "tlsv13 alert"))
         self.assertEqual("TLS failed: tlsv13 alert", str(alert))
-        self.assertIn("ECONNRESET", str(passing(SSL.SysCallError(104, "ECONNRESET"))))
+        self.assertEqual("TLS failed: connection closed", str(passing(ssl.SSLError())))
 
 
 class PlainDialogueTests(SynchronousTestCase):

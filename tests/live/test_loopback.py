@@ -15,7 +15,7 @@ import pytest
 import pytest_twisted
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
-from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
+from twisted.internet.endpoints import HostnameEndpoint
 from twisted.internet.protocol import Factory
 
 from pyvpn.config import Endpoint
@@ -23,6 +23,7 @@ from pyvpn.net.connect import MarkedReactor
 from pyvpn.net.control import ControlLink
 from pyvpn.net.tls import ServerIdentity, check_pin, client_options, load_or_make_identity
 from pyvpn.net.tls import server_options as options_of
+from pyvpn.net.tls_transport import connect_by_tls
 from pyvpn.server.listen import Door, LinkFactory, Relays, listen_everywhere
 from pyvpn.testing import sandbox
 from pyvpn.wire.command import VERSION, Command
@@ -94,9 +95,8 @@ async def connect(port: int, pin: str, host: str) -> tuple[ControlLink, Owner]:
             return ControlLink(owner, reactor, version=VERSION, initiator=True, verify=verify)
 
     endpoint = HostnameEndpoint(MarkedReactor(reactor, MARK), host, port, timeout=5)
-    link = await wrapClientTLS(client_options(host, pin, None, None, None), endpoint).connect(
-        Links()
-    )
+    options = client_options(host, pin, None, None, None)
+    link = await connect_by_tls(options, endpoint, Links())
     return link, owner
 
 

@@ -11,12 +11,12 @@ from twisted.internet.interfaces import IProtocol
 from twisted.internet.protocol import Factory
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
-from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
 from pyvpn.net.control import ControlLink
 from pyvpn.net.tls import client_options, server_options
+from pyvpn.net.tls_transport import TlsFactory
 from pyvpn.net.valve import (
     COMMANDS_MOST,
     DRAIN_QUICK,
@@ -174,17 +174,17 @@ class StubbornTlsTests(SynchronousTestCase):
         self.far_owner = KeepingOwner()
         self.far = ControlLink(self.far_owner, self.clock, version=2.0, initiator=True)
         self.line, self.far_line = StubbornLine(), StringTransport()
-        self.near_tls = self._wrap(server_options(IDENTITY), False, lambda: self.link)
+        self.near_tls = self._wrap(server_options(IDENTITY), lambda: self.link)
         self.far_tls = self._wrap(
-            client_options(HOST, IDENTITY.pin, None, None, None), True, lambda: self.far
+            client_options(HOST, IDENTITY.pin, None, None, None), lambda: self.far
         )
         self.near_tls.makeConnection(self.line)
         self.far_tls.makeConnection(self.far_line)
         for _ in range(10):
             self.exchange()
 
-    def _wrap(self, options: Any, client: bool, make: Callable[[], ControlLink]) -> IProtocol:
-        factory = TLSMemoryBIOFactory(options, client, Factory.forProtocol(make), self.clock)
+    def _wrap(self, options: Any, make: Callable[[], ControlLink]) -> IProtocol:
+        factory = TlsFactory(options, Factory.forProtocol(make))
         return factory.buildProtocol(IPv4Address("TCP", "192.0.2.1", 51820))
 
     def exchange(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import ssl
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -20,7 +21,6 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
     load_pem_private_key,
 )
-from OpenSSL import SSL
 from twisted.internet.address import IPv4Address
 from twisted.internet.interfaces import (
     IHandshakeListener,
@@ -35,6 +35,7 @@ from twisted.test.iosim import FakeTransport, IOPump, connect
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 
+from pyvpn.client.dialogue import reason_of
 from pyvpn.crypto.certificates import (
     fingerprint_of_pem,
     make_authority,
@@ -48,12 +49,14 @@ from pyvpn.errors import ConfigError, HostError
 from pyvpn.net.tls import (
     ServerIdentity,
     ServerNotVerified,
+    TlsTerms,
     check_pin,
     client_options,
     load_or_make_identity,
     peer_fingerprint,
     server_options,
 )
+from pyvpn.net.tls_transport import TlsFactory
 
 UNIX = 1_700_000_000.0  # past, because OpenSSL compares with the real time
 HOST = "vpn.example.org"
@@ -93,18 +96,26 @@ class End(Protocol):
         self.lost = reason
 
 
+def factory_of(options: Any, client: bool, make: Callable[[], Protocol], clock: Clock) -> Any:
+    """Put TLS below what *make* makes: ours, or Twisted's if *options* are of its kind."""
+    above = Factory.forProtocol(make)
+    if isinstance(options, TlsTerms):
+        return TlsFactory(options, above)
+    return TLSMemoryBIOFactory(options, client, above, clock)
+
+
 class Pair:
     """A client and a server that have talked until neither has anything more to say."""
 
     def __init__(self, for_server: Any, for_client: Any) -> None:
         clock = Clock()
         self.server, self.client = End(), End()
-        below_server = TLSMemoryBIOFactory(
-            for_server, False, Factory.forProtocol(lambda: self.server), clock
-        ).buildProtocol(IPv4Address("TCP", "192.0.2.2", 40000))
-        below_client = TLSMemoryBIOFactory(
-            for_client, True, Factory.forProtocol(lambda: self.client), clock
-        ).buildProtocol(IPv4Address("TCP", "192.0.2.1", 51820))
+        below_server = factory_of(for_server, False, lambda: self.server, clock).buildProtocol(
+            IPv4Address("TCP", "192.0.2.2", 40000)
+        )
+        below_client = factory_of(for_client, True, lambda: self.client, clock).buildProtocol(
+            IPv4Address("TCP", "192.0.2.1", 51820)
+        )
         self._pump: IOPump = connect(
             below_server,
             FakeTransport(below_server, isServer=True),
@@ -145,7 +156,7 @@ class Pair:
 
     def version(self) -> str:
         """The TLS version in use."""
-        return str(self.transport(self.client).getHandle().get_protocol_version_name())
+        return str(self.transport(self.client).getHandle().version())
 
     @staticmethod
     def transport(end: End) -> Any:
@@ -186,7 +197,10 @@ class ServerByPinTests(SynchronousTestCase):
 
     def test_certificate_without_its_key(self) -> None:
         """To show the server's certificate without holding its key is not possible."""
-        self.assertRaises(SSL.Error, server_options, replace(IDENTITY, key_pem=make_key()))
+        error = self.assertRaises(
+            ConfigError, server_options, replace(IDENTITY, key_pem=make_key())
+        )
+        self.assertIn("KEY_VALUES_MISMATCH", str(error))
 
     def test_renewed_certificate(self) -> None:
         """A new certificate for the same key, with other names and dates, has the same pin."""
@@ -200,12 +214,8 @@ class ServerByPinTests(SynchronousTestCase):
 
     def test_before_the_handshake(self) -> None:
         """Asked too early, the answer is no."""
-        factory = TLSMemoryBIOFactory(
-            client_options(HOST, IDENTITY.pin, None, None, None),
-            True,
-            Factory.forProtocol(End),
-            Clock(),
-        )
+        options = client_options(HOST, IDENTITY.pin, None, None, None)
+        factory = factory_of(options, True, End, Clock())
         protocol = factory.buildProtocol(IPv4Address("TCP", "192.0.2.1", 51820))
         protocol.makeConnection(StringTransport())
 
@@ -214,13 +224,13 @@ class ServerByPinTests(SynchronousTestCase):
 
     def test_name_for_relays(self) -> None:
         """A host name is told to relays that choose by it; an address is not."""
-        for host, expected in ((HOST, HOST.encode()), ("192.0.2.1", None), ("2001:db8::1", None)):
-            pair = Pair(
-                server_options(IDENTITY), client_options(host, IDENTITY.pin, None, None, None)
-            )
+        for host, expected in ((HOST, HOST), ("192.0.2.1", None), ("2001:db8::1", None)):
+            heard: list[str | None] = []
+            options = server_options(IDENTITY)
+            options.context.sni_callback = lambda _tls, name, _context: heard.append(name)  # noqa: B023 - called below
+            Pair(options, client_options(host, IDENTITY.pin, None, None, None))
 
-            handle = pair.transport(pair.server).getHandle()
-            self.assertEqual(expected, handle.get_servername())
+            self.assertEqual([expected], heard)
 
 
 class ServerByNameTests(SynchronousTestCase):
@@ -369,7 +379,12 @@ class ClientCertificateTests(SynchronousTestCase):
         key = make_key()
         authority = make_authority(key, UNIX)
 
-        self.assertTrue(self.connect(device_certificate(key, authority)).refused_by_server())
+        pair = self.connect(device_certificate(key, authority))
+
+        self.assertTrue(pair.refused_by_server())
+        told = pair.reason()
+        assert isinstance(told, ssl.SSLError)
+        self.assertEqual("tlsv1 alert unknown ca", reason_of(told))
 
     def test_signed_by_itself(self) -> None:
         """A certificate that signed itself is turned away."""
@@ -446,7 +461,7 @@ def resumes(for_server: Any) -> bool:
     context.verify_mode = ssl.CERT_NONE
     kept: ssl.SSLSession | None = None
     for _ in range(2):
-        factory = TLSMemoryBIOFactory(for_server, False, Factory.forProtocol(End), Clock())
+        factory = factory_of(for_server, False, End, Clock())
         server, transport = factory.buildProtocol(None), StringTransport()
         server.makeConnection(transport)
         incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
@@ -611,6 +626,17 @@ class OwnCertificateTests(SynchronousTestCase):
             client_options(HOST, None, self.certificate, DEVICE_KEY, certificate),
         )
         self.assertTrue(pair.both_secure())
+
+    def test_key_and_chain_in_one_file(self) -> None:
+        """What else is in the key's file is not shown to clients."""
+        self.write_key(device_certificate() + SERVER_KEY)
+        identity = self.load()
+        pair = Pair(
+            server_options(identity), client_options(HOST, pin_of(SERVER), None, None, None)
+        )
+
+        self.assertTrue(pair.both_secure())
+        self.assertTrue(check_pin(pair.transport(pair.client), pin_of(SERVER)))
 
     def test_its_authority_makes_no_devices(self) -> None:
         """Who signed the server's certificate cannot thereby make devices."""

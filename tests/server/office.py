@@ -12,13 +12,13 @@ from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.defer import Deferred
 from twisted.internet.protocol import Factory
 from twisted.internet.task import Clock
-from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.test.iosim import FakeTransport, IOPump, connect
 
 from pyvpn.auth import make_portal
 from pyvpn.crypto.certificates import fingerprint_of, make_key, make_request
 from pyvpn.net.control import ControlLink
 from pyvpn.net.tls import client_options, server_options
+from pyvpn.net.tls_transport import TlsFactory
 from pyvpn.server.clients import Clients
 from pyvpn.server.listen import Door, LinkFactory, Relays
 from pyvpn.server.login import LogIns
@@ -194,9 +194,9 @@ class Caller:
         options = options or client_options(
             HOST, IDENTITY.pin, None, certificate and self.key, certificate
         )
-        below = TLSMemoryBIOFactory(
-            options, True, Factory.forProtocol(lambda: self.link), office.clock
-        ).buildProtocol(IPv4Address("TCP", "203.0.113.1", 51820))
+        below = TlsFactory(options, Factory.forProtocol(lambda: self.link)).buildProtocol(
+            IPv4Address("TCP", "203.0.113.1", 51820)
+        )
         kind = IPv6Address if ":" in place else IPv4Address
         peer = kind("TCP", place, 40000)
         far = office.door.buildProtocol(peer)

@@ -23,6 +23,7 @@ from pyvpn.wire.command import (
     encode_frame,
     encode_packets,
     encode_version,
+    packets_in,
 )
 
 NUMBERS = st.integers(-(2**31), 2**31 - 1)
@@ -126,3 +127,38 @@ class PacketsTests(SynchronousTestCase):
             b"".join(encode_frame(Command.PACKET, NO_TRANSACTION, each) for each in packets),
             encode_packets(packets),
         )
+
+    @given(
+        st.lists(
+            st.binary(max_size=60).map(lambda data: encode_packets([data]))
+            | st.tuples(NUMBERS, st.binary(max_size=20)).map(
+                lambda each: encode_frame(each[0], 0, each[1])  # type: ignore[arg-type]  # any number may come
+            )
+            | st.binary(max_size=12).map(lambda body: struct.pack("!i", len(body)) + body)
+            | NUMBERS.map(lambda length: struct.pack("!i", length) + bytes(12)),
+            max_size=8,
+        ),
+        st.integers(0, 30),
+        st.integers(8, LIMIT),
+    )
+    def test_cut_at_once(self, frames: list[bytes], missing: int, longest: int) -> None:
+        """What is cut off the front at once is what Twisted's receiver finds there, in order."""
+        stream = b"".join(frames)
+        stream = stream[: len(stream) - missing]
+        packets, taken = packets_in(stream, longest)
+
+        bodies = cut(stream[:taken])
+        self.assertEqual([struct.pack("!ii", 2, 0)[:4]] * len(packets), [b[:4] for b in bodies])
+        self.assertEqual(packets, [body[8:] for body in bodies])
+        self.assertTrue(all(len(body) <= longest for body in bodies))
+        rest = cut(stream[taken:])[:1]
+        is_packet = rest and rest[0][:4] == b"\0\0\0\2" and 8 <= len(rest[0]) <= longest
+        self.assertFalse(is_packet, "it stopped too early")
+
+    @given(st.binary(max_size=200), st.integers(8, LIMIT))
+    def test_cut_junk(self, stream: bytes, longest: int) -> None:
+        """Of what is no frame nothing is taken that is not there."""
+        packets, taken = packets_in(stream, longest)
+
+        self.assertEqual(taken, sum(12 + len(packet) for packet in packets))
+        self.assertLessEqual(taken, len(stream))
