@@ -39,6 +39,7 @@ class Grants:
         self._unix = unix
         # Whose lease is in use on disk, from before a restart: to take it again costs no write.
         self.interrupted: set[int] = set()
+        self._granting: set[int] = set()
         # Devices whose lease has ended here, and not yet on disk, where it would be in the way.
         self._evicted: set[int] = set()
 
@@ -49,17 +50,11 @@ class Grants:
             PoolEmpty: there are none for it.
             PyvpnError: the disk refuses; nothing was given then.
         """
-        for _ in range(TRIES):
-            try:
-                lease = await self._grant(user, device, request)
-                break
-            except AddressTaken:
-                # The command line was quicker: it pinned the address to a stock device a moment
-                # ago, and we have not looked since.
-                pinned = await self._storage.run(self._store.pinned_leases)
-                self._leases.pin(pinned, self._unix())
-        else:
-            raise PoolEmpty("the addresses were given away meanwhile; try again")
+        self._granting.add(device.id)
+        try:
+            lease = await self._grant_at_last(user, device, request)
+        finally:
+            self._granting.discard(device.id)
         wishes = ((request.address4, lease.address4, 4), (request.address6, lease.address6, 16))
         for wish, given, size in wishes:
             if wish and _packed(wish, size) != given:
@@ -71,11 +66,25 @@ class Grants:
                 )
         return lease
 
+    async def _grant_at_last(self, user: User, device: Device, request: Register) -> Lease:
+        for _ in range(TRIES):
+            try:
+                return await self._grant(user, device, request)
+            except AddressTaken:
+                # The command line was quicker: it pinned the address to a stock device a moment
+                # ago, and we have not looked since.
+                pinned = await self._storage.run(self._store.pinned_leases)
+                self._leases.pin(pinned, self._unix())
+        raise PoolEmpty("the addresses were given away meanwhile; try again")
+
     def resume(self, user: User, device: Device) -> Lease | None:
         """Take the lease that *device* has into use, as it is on disk; None: it has none.
 
-        That it is in use is written behind.
+        That it is in use is written behind.  None, too, while :meth:`grant` is about to give it
+        one that is not on disk yet, and may never be.
         """
+        if device.id in self._granting:
+            return None
         before = self._leases.get(device.id)
         lease = self._leases.resume(
             device.id, user.id, self._unix(), fixed4=user.fixed4, fixed6=user.fixed6

@@ -107,10 +107,15 @@ class Natives:
         if peer.owner is None:  # a token that nobody knows any more
             self.owner(peer, now)
         session = peer.owner
-        if session is not before and isinstance(session, Session):
-            # A token has proved it, or it is what is on file already.
-            if self.returning is not None:
-                self.returning.tied(session.device, peer.public)
+        if not isinstance(session, Session):
+            return
+        is_new = session is not before
+        # A token has proved it, perhaps again, or it is what is on file already.
+        if self.returning is not None and (
+            is_new or any(each[0] == Kind.TOKEN for each in payloads)
+        ):
+            self.returning.tied(session.device, peer.public)
+        if is_new:
             _log.info(
                 "{name}: UDP from {place} works", name=session.name, place=str(peer.endpoint)
             )

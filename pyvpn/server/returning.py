@@ -93,17 +93,18 @@ class Returning:
     def remember(self, rows: Iterable[Remembered]) -> None:
         """Take over the timestamps that are on file, and what an operator has had forgotten."""
         for row in rows:
+            # A device that is enrolled while we run begins with none.
+            known, self._resets[row.device] = self._resets.get(row.device, 0), row.resets
             public = self._keys.get(row.device)
             if public is None:
                 continue
-            if row.resets != self._resets.get(row.device, row.resets):
+            if row.resets != known:
                 self._stamps.pop(public, None)
                 peer = self._wireguard.peers.get(public)
                 if peer is not None and peer.is_native:
                     peer.newest_stamp = NO_STAMP
-            elif row.received is not None:
+            if row.received is not None:
                 self._stamps[public] = max(self._stamps.get(public, NO_STAMP), row.received)
-            self._resets[row.device] = row.resets
 
     def resets(self, device: int) -> int:
         """How often its timestamp was forgotten, as far as we have heard."""

@@ -125,7 +125,7 @@ class StockDevices:
         if isinstance(peer.owner, Session):  # one of ours has named the same key
             peer.owner.untie(peer)
         peer.owner = session
-        peer.is_native = False
+        peer.is_native = peer.offload = False
         self._router.add(session)
         session.attach(peer, self._now())
         self.sessions[device.id] = session

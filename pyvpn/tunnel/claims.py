@@ -20,6 +20,7 @@ from pyvpn.wire.native import (
     CarrierSet,
     Echo,
     EchoReply,
+    Kind,
     NativeMessage,
     Resume,
     Resumed,
@@ -36,6 +37,10 @@ def answer_echo(peer: Peer, reply: EchoReply, now: float) -> None:
         peer.send_whole(reply.to_bytes(), now)
     else:
         peer.send_packets([reply.to_bytes()], now)
+
+
+def _asks(payloads: list[bytes]) -> bool:
+    return any(payload[0] == Kind.ECHO for payload in payloads)
 
 
 class Claims:
@@ -61,6 +66,8 @@ class Claims:
     @property
     def any_uncut(self) -> bool:
         """Whether there is a tied key whose holder takes super-packets uncut."""
+        gone = [peer for peer in self._uncut if not peer.offload]
+        self._uncut.difference_update(gone)
         return bool(self._uncut)
 
     def is_claimed(self, public: bytes) -> bool:
@@ -163,6 +170,10 @@ class Claims:
         """
         answers: list[bytes] = []
         unknown = 0
+        session = peer.owner
+        if isinstance(session, Session) and not session.epoch and _asks(payloads):
+            # It may go by what a server knew that is no more: our word of that may be lost.
+            answers.append(self.resumed(session).to_bytes())
         for payload in payloads:
             answer = self._answer_to(peer, parse(payload))
             if answer is None:

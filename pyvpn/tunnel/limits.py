@@ -52,6 +52,9 @@ class Limits:
     def forget(self, session: Session) -> None:
         """Release nothing of *session* any more: it has ended."""
         self._waiting.pop(session, None)
+        for limit in session.limit_in, session.limit_out:
+            if limit is not None and (dropped := len(limit.let_go())):
+                self._refuse(session, Drop.RATE, dropped)
 
     def within(
         self, session: Session, limit: Limit, packets: list[bytes], now: float

@@ -209,6 +209,9 @@ class Router:
         """
         session.heard = max(session.heard, now)
         if session.limit_in is not None:
+            if b"" in packets:  # which costs a limit nothing, and could wait without end
+                self._refuse(session, Drop.MALFORMED, packets.count(b""))
+                packets = [packet for packet in packets if packet]
             packets = self.limits.within(session, session.limit_in, packets, now)
         self._from_session(session, packets, now)
 
@@ -368,7 +371,11 @@ class Router:
         fitting, minimal, large = fitted(packets, session.path_mtu)
         link = session.ridden
         if minimal and link is not None:
-            link.send_packets(minimal, now)
+            taken = link.send_packets(minimal, now)
+            session.packets_out += taken
+            session.bytes_out += sum(map(len, minimal[:taken]))
+            if taken < len(minimal):
+                self._refuse(session, link.refusal, len(minimal) - taken)
         else:
             fitting += minimal  # a datagram that is fragmented may yet come through
         if large:

@@ -285,7 +285,9 @@ class WireGuard:
             self.counters.drop(Drop.EXPIRED_KEY, len(run))
         elif head.startswith(_DATA):
             self._run(peer, keypair, run, path, ecn, now)
-        elif peer.offload:
+        elif peer.offload or (peer.is_native and peer.owner is not None):
+            # To send it takes the other end's word.  But that may be older than our own memory of
+            # it, at either end, and whoever has it said means it.
             self._offload_run(peer, keypair, run, path, ecn, now)
         else:
             self.counters.drop(Drop.JUNK, len(run))

@@ -333,6 +333,31 @@ class ReturningTests(OfficeCase):
         self.say(Resume())
         self.assertIsNotNone(self.resumed())
 
+    def test_timestampResetOfANewDevice(self) -> None:
+        """Also if the device was enrolled while the server ran, and nothing else was changed."""
+        self.leave()
+        [device] = self.store.devices()
+        self.returning._stamps[self.client.public] = b"\xff" * 12
+        self.store.reset_peer(device.id)
+        self.look()
+        self.net.now += 10
+        self.forget_keys()
+        self.say(Resume())
+        self.assertIsNotNone(self.resumed())
+
+    def test_keyThatWasNotSaved(self) -> None:
+        """A key that is not on file although it was proved is put there with the next proof."""
+        [device] = self.store.devices()
+        self.store._change("UPDATE device SET public_key = NULL WHERE id = ?", device.id)
+        self.look()
+        caller = self.caller.again()
+        caller.answer(Command.LOG_IN, b"{}")
+        request = Register(wireguard_key=key_to_base64(self.client.public), carrier="udp")
+        answer = RegisterAnswer.from_bytes(caller.answer(Command.REGISTER, request.to_bytes()))
+        self.say(Token(b64decode(answer.token)))
+        [device] = self.store.devices()
+        self.assertEqual(self.client.public, device.public_key)
+
     def test_notAnsweredBeforeTied(self) -> None:
         """An echo of somebody on file is a word like any other; of nobody, nothing."""
         self.leave()

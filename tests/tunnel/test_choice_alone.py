@@ -5,9 +5,11 @@ from __future__ import annotations
 from twisted.trial.unittest import SynchronousTestCase
 
 from pyvpn.tunnel.choice import MOST_EPOCH, CarrierChoice, Transport
+from pyvpn.wire.datagram import DATA
 from pyvpn.wire.native import Resumed, Way
 from tests.tunnel.stories import Story
 from tests.tunnel.test_choice import met
+from tests.tunnel.wires import End, Sent
 
 
 def on_file(story: Story) -> None:
@@ -40,6 +42,30 @@ def come(story: Story) -> None:
 
 class AloneTests(SynchronousTestCase):
     """Nobody has taken us in, and nobody need."""
+
+    def test_wordLost(self) -> None:
+        """What the server says of itself after a restart is lost: said again, both ends agree."""
+        story = met()
+        story.net.lose = lambda end, sent: len(sent.datagram) > 1280 - 28
+        story.talk(15)
+        self.assertEqual(1216, story.session.path_mtu)
+        swallow = story.net.lose
+        lost = 0
+
+        def lose(end: End, sent: Sent) -> bool:
+            nonlocal lost
+            if end is story.server and sent.datagram[0] == DATA and not lost:
+                lost += 1
+                return True
+            return swallow(end, sent)
+
+        story.net.lose = lose
+        restart(story)
+        story.talk(10)
+        self.assertEqual(1, lost)
+        self.assertTrue(story.choice.by_udp)
+        self.assertGreater(story.session.epoch, 0)
+        self.assertEqual((1216, 1216), (story.session.path_mtu, story.client_session.path_mtu))
 
     def test_resumed(self) -> None:
         """After a handshake and the server's word packets go by UDP, both ways, and both know."""

@@ -41,6 +41,31 @@ class LimitsTests(SynchronousTestCase):
         self.assertEqual(sent[:69], self.server.tun.packets)
         self.assertEqual(69, self.server.anna.packets_in)
 
+    def test_nothing(self) -> None:
+        """Packets of no bytes do not wait, where they would take no room, but are refused."""
+        self.limits.set(self.server.anna, 64_000, None, 0.0)
+        self.router.packets_from_session(self.server.anna, [b"x" * 65_535], 0.0)
+        self.router.packets_from_session(self.server.anna, [b""] * 5000, 0.0)
+        waiting = self.server.anna.limit_in
+        assert waiting is not None
+        self.assertEqual(0, waiting.waiting)
+        self.assertEqual(5001, self.server.counters.dropped[Drop.MALFORMED])
+
+    def test_forgotten(self) -> None:
+        """What waits when the session ends is counted as dropped."""
+        self.limits.set(self.server.anna, 64_000, None, 0.0)
+        self.router.packets_from_session(
+            self.server.anna, [packet(ANNA4, OFFICE4, FULL)] * 20, 0.0
+        )
+        waiting = self.server.anna.limit_in
+        assert waiting is not None
+        left = waiting.waiting
+        self.assertLess(0, left)
+        before = self.server.counters.dropped[Drop.RATE]
+        self.limits.forget(self.server.anna)
+        self.assertEqual(before + left, self.server.counters.dropped[Drop.RATE])
+        self.assertEqual(0, waiting.waiting)
+
     def test_to_session(self) -> None:
         """So it is on the way to a session, with nobody else held up."""
         self.limits.set(self.server.anna, None, 5 * MEGABIT, 0.0)

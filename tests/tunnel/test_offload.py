@@ -101,6 +101,17 @@ class OpenTests(SynchronousTestCase):
         self.receive(datagrams)
         self.assertEqual(cut(WHOLE), self.got)
 
+    def test_said_before_a_restart(self) -> None:
+        """One of ours, whose session is known, may go by what was agreed with who is no more."""
+        peer = self.pair.to_left
+        peer.offload, peer.is_native = False, True
+        self.receive(self.seal())
+        self.assertEqual(10, self.pair.right.dropped(Drop.JUNK))  # whose it is nobody knows
+        peer.owner = self
+        self.receive(self.seal())
+        self.assertEqual(cut(WHOLE), self.got)
+        self.assertEqual(10, self.pair.right.dropped(Drop.JUNK))
+
     def test_refused(self) -> None:
         """What is forged, replayed, malformed, expired or of no keypair is counted, each alone."""
         datagrams = self.seal()

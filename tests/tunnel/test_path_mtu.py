@@ -282,6 +282,15 @@ class Version6Tests(SynchronousTestCase):
         self.assertEqual(self.send(1280), self.peer.packets[-1])
         self.assertEqual([], self.tun.packets)
 
+    def test_least_counted(self) -> None:
+        """What goes that way is counted as sent, or as dropped, like everything."""
+        self.send(1280)
+        self.assertEqual((1, 1280), (self.session.packets_out, self.session.bytes_out))
+        self.link.room = 0
+        self.send(1280)
+        self.assertEqual(1, self.session.packets_out)
+        self.assertEqual(1, self.session.drops.dropped[Drop.QUEUE_FULL])
+
     def test_between_sessions(self) -> None:
         """Who sends from another session is answered there, and the TUN hears nothing."""
         other = Session(2, 2, "bert", (packed("fd73::3"),), (), 0.0)
