@@ -41,8 +41,8 @@ class Deeds(Protocol):
     def begin_alone(self, offer: RegisterAnswer, mtu: int) -> None:
         """Have the data channel come by itself."""
 
-    def give_up(self) -> None:
-        """Try outside no longer: fail, and try again at once."""
+    def give_up(self) -> bool:
+        """Try outside no longer: fail, and try again at once.  False: the server does answer."""
 
     def scout(self) -> None:
         """Try outside, beside the connection that there is."""
@@ -76,6 +76,8 @@ class Alone:
         self._begun = False
         self._inside_next = False
         self._gave_up = False
+        self._tried = False  # to come, since TCP is tried
+        self._stopped = False
         self._pause = FIRST_SCOUT
 
     def use(self, memory: Memory) -> None:
@@ -86,18 +88,19 @@ class Alone:
 
     def place(self) -> tuple[str, int] | None:
         """Where to connect through the tunnel now; None: it is outside's turn."""
-        offer, turn = self._offer, self._inside_next
-        self._inside_next = False
-        if offer is None or not turn or not self._data.choice.is_sure or not offer.tunnel_port:
-            return None
-        server = offer.server4 or offer.server6
-        return (server.partition("/")[0], offer.tunnel_port) if server else None
+        turn, self._inside_next = self._inside_next, False
+        return self._inside() if turn and self._data.choice.is_sure else None
 
     def trying(self) -> None:
         """A connection outside is being tried from now on."""
+        self._tried = False
         self._began = self._reactor.seconds()
         at_once = self._data.transport == Transport.UDP
         self._arm(0.0 if at_once else PATIENCE_SECONDS, self._look)
+
+    def arrived(self) -> None:
+        """The server answers: what it said earlier is of no use any more."""
+        self._drop_alarm()
 
     def lost(self) -> None:
         """The connection that there was is no more: outside is tried first."""
@@ -147,6 +150,7 @@ class Alone:
 
     def stop(self) -> None:
         """Do nothing any more."""
+        self._stopped = True
         self._drop_alarm()
 
     # -- inside
@@ -161,6 +165,9 @@ class Alone:
         """Begin by UDP, unless that is under way."""
         if self._begun or self._data.choice.has_peer or self._data.transport == Transport.TCP:
             return
+        if self._tried:  # and could not: it will not be otherwise a second later
+            return
+        self._tried = True
         offer = self._memory.recall()
         if offer is None or not offer.success or not offer.wireguard_endpoints:
             return
@@ -174,7 +181,7 @@ class Alone:
         self._begun = False
 
     def _agreed(self, mtu: int, offer: RegisterAnswer) -> None:
-        if not self._data.choice.has_peer:
+        if not self._data.choice.has_peer and not self._stopped:
             self._offer = offer
             _log.info("the server is not reached by TCP: trying UDP alone")
             self._deeds.begin_alone(offer, mtu)
@@ -187,11 +194,20 @@ class Alone:
         """The connection is not there yet."""
         self._come()
         waited = self._reactor.seconds() - self._began
-        if self._data.choice.is_sure and waited >= GIVE_UP_SECONDS:
+        if self._inside() and self._data.choice.is_sure and waited >= GIVE_UP_SECONDS:
             self._gave_up = True
-            self._deeds.give_up()
-        else:
-            self._arm(LOOK_SECONDS, self._look)
+            if self._deeds.give_up():
+                return
+            self._gave_up = False
+        self._arm(LOOK_SECONDS, self._look)
+
+    def _inside(self) -> tuple[str, int] | None:
+        """Where the server takes control connections through the tunnel; None: nowhere."""
+        offer = self._offer
+        if offer is None or not offer.tunnel_port:
+            return None
+        server = offer.server4 or offer.server6
+        return (server.partition("/")[0], offer.tunnel_port) if server else None
 
     def _scout_later(self) -> None:
         self._arm(self._pause, self._scout)

@@ -20,7 +20,7 @@ from pyvpn.config import Endpoint
 from pyvpn.crypto.x25519 import key_from_base64, key_to_base64
 from pyvpn.errors import HostError
 from pyvpn.net.clockwork import Clockwork
-from pyvpn.tunnel.choice import NEVER, NOT_YET, CarrierChoice, Transport
+from pyvpn.tunnel.choice import CHECK_SECONDS, NEVER, NOT_YET, CarrierChoice, Transport
 from pyvpn.tunnel.counters import Counters, Drop
 from pyvpn.tunnel.peer import Peer
 from pyvpn.tunnel.router import Router
@@ -135,7 +135,9 @@ class DataChannel:
         if peer is None or len(token) != TOKEN_BYTES or not known or not self._open():
             if self.transport == Transport.UDP:
                 _log.error("transport = udp, and the server offers no UDP: nothing will pass")
-            self.choice.registered(link, None, [], offer.agreement, b"", offer.epoch, now)
+            self.choice.registered(
+                link, None, [], offer.agreement, b"", offer.epoch, now, inside=inside
+            )
             return
         self.choice.registered(
             link, peer, places, offer.agreement, token, offer.epoch, now, inside
@@ -284,7 +286,7 @@ class DataChannel:
 
     def _deliver(self, peer: Peer, packets: list[bytes], now: float) -> None:
         self._router.packets_from_session(self._session, packets, now)
-        if self.choice.next_due == NEVER:
+        if self.choice.next_due > now + CHECK_SECONDS:
             self.arm()
 
     def _deliver_super(self, peer: Peer, packets: list[SuperPacket], now: float) -> None:

@@ -137,6 +137,7 @@ class NativeDialogue:
                 "somebody is in between, or the server was set up anew; nothing was sent to it",
                 _PATIENT_SECONDS,
                 serious=True,
+                stranger=True,
             )
 
     async def introduce(self, link: ControlLink) -> RegisterAnswer:
@@ -262,6 +263,7 @@ def passing(error: Exception) -> Setback:
             f"{error}; use the link with the pin that the server prints, or set ca_file",
             _PATIENT_SECONDS,
             serious=True,
+            stranger=True,
         )
     if isinstance(error, VersionRefused):
         return Setback(f"{error}: one of the two is too old", _PATIENT_SECONDS, serious=True)

@@ -26,7 +26,13 @@ class Setback(Exception):
     """Why there is no tunnel now, and for how long the server asks not to be asked again."""
 
     def __init__(
-        self, why: str, seconds: float = 0.0, *, serious: bool = False, final: bool = False
+        self,
+        why: str,
+        seconds: float = 0.0,
+        *,
+        serious: bool = False,
+        final: bool = False,
+        stranger: bool = False,
     ) -> None:
         super().__init__(why)
         self.seconds = seconds
@@ -34,6 +40,8 @@ class Setback(Exception):
         """A person must do something: said as an error, not as a passing trouble."""
         self.final = final
         """The server itself has ended the session, so its tunnel is over, too."""
+        self.stranger = stranger
+        """Who answered was not our server, which may still be reached another way."""
 
 
 class Link(Carrier, Protocol):

@@ -200,21 +200,22 @@ class ClientService(Service):
         device = self._device if self.dialogue.tls else None
         place = None if self._alone is None else self._alone.place()
         self._is_inside = place is not None
-        if place is not None:
-            self._attempt = self._approach.connect_inside(
-                *place, self.interface.tun.name, self.config, self._device
-            )
-            self._attempt.addErrback(self._not_connected, f"{place[0]} through the tunnel")
-            return
-        endpoint = self._approach.next_of(self.config)
-        if self._alone is not None and self._device.certificate is not None:
-            self._alone.trying()
         try:
-            self._attempt = self._approach.connect(endpoint, self.config, device)
+            if place is not None:
+                where = f"{place[0]} through the tunnel"
+                self._attempt = self._approach.connect_inside(
+                    *place, self.interface.tun.name, self.config, self._device
+                )
+            else:
+                endpoint = self._approach.next_of(self.config)
+                where = str(endpoint)
+                if self._alone is not None and self._device.certificate is not None:
+                    self._alone.trying()
+                self._attempt = self._approach.connect(endpoint, self.config, device)
         except PyvpnError as error:
             self.reactor.callLater(0, self._course.failed, Setback(str(error), serious=True))
             return
-        self._attempt.addErrback(self._not_connected, str(endpoint))
+        self._attempt.addErrback(self._not_connected, where)
 
     def _make_link(self) -> Link:
         if isinstance(self.dialogue, PlainUdpDialogue):
@@ -246,6 +247,8 @@ class ClientService(Service):
     def configure(self, link: Link, offer: RegisterAnswer) -> None:
         self.state = "configuring"
         self._offer = offer
+        if self._alone is not None:
+            self._alone.arrived()
         done = Deferred.fromCoroutine(self.interface.agree(offer, self._server_of(link)))
         done.addCallback(lambda _: self._configured(link))
         done.addErrback(self._setback, link)
@@ -294,7 +297,8 @@ class ClientService(Service):
         if setback.final and self.data is not None:
             self.data.ended(str(setback))
         if self._alone is not None:
-            if setback.final or setback.seconds > 0 or self._device.certificate is None:
+            refused = setback.final or (setback.seconds > 0 and not setback.stranger)
+            if refused or self._device.certificate is None:
                 self._alone.refused()
             elif was_up:
                 self._alone.lost()
@@ -509,11 +513,17 @@ class ClientService(Service):
         if self.data is not None and self.interface.session.link is None:
             self.data.resume(offer, self.config.server.endpoints, self._approach.resolver, mtu)
 
-    def give_up_outside(self) -> None:
-        """Packets go by UDP, and the connection is not there: look for it inside."""
+    def give_up_outside(self) -> bool:
+        """Packets go by UDP, and the connection is not there: look for it inside.
+
+        False: it is about to be there.
+        """
+        if self._link is not None and self._link.is_up:
+            return False
         self._course.failed(Setback("TCP does not lead to the server"))
         if self._alarm is not None and self._alarm.active():
             self._alarm.reset(0)
+        return True
 
     def scout(self) -> None:
         """See whether TCP works outside the tunnel again."""
@@ -544,6 +554,8 @@ class ClientService(Service):
             return
         if self._alone is not None and server_name(fresh) != server_name(self.config):
             self._alone.use(Memory(fresh.state_dir, server_name(fresh)))
+            if self.data is not None:
+                self.data.ended("another server is configured")
         self.config, self.dialogue = fresh, dialogue
         self.interface.configure(fresh)
         self._backoff.most = fresh.tunnel.max_backoff
@@ -602,8 +614,8 @@ class _Outsider:
     def begin_alone(self, offer: RegisterAnswer, mtu: int) -> None:
         self._service.begin_alone(offer, mtu)
 
-    def give_up(self) -> None:
-        self._service.give_up_outside()
+    def give_up(self) -> bool:
+        return self._service.give_up_outside()
 
     def scout(self) -> None:
         self._service.scout()

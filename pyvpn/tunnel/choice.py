@@ -115,6 +115,7 @@ class CarrierChoice:
         self._asked = 0  # rounds of questions since all was well
         self._silent = 0  # rounds of them since any answer
         self._looks = False  # whether there is a doubt of UDP, which carries
+        self._came = 0  # packets from the server when it was asked last
         self._passed = 0  # packets of the session when they were last looked at
         self._next = NEVER
         self._pause = FIRST_PROBE
@@ -226,8 +227,8 @@ class CarrierChoice:
 
     def link_lost(self, link: CarrierOfPackets, now: float) -> None:
         """The control connection is no more; UDP goes on if it carries, else it had better."""
-        self._session.detach(link)
-        if self._session.carrier is None and self._peer is not None:
+        was_ours = self._session.detach(link)
+        if was_ours and self._session.carrier is None and self._peer is not None:
             self._pause = FIRST_PROBE
             self._next = self._nothing_since = now
 
@@ -309,6 +310,8 @@ class CarrierChoice:
             if passed != self._passed:
                 self._passed = passed
                 self._next = now + CHECK_SECONDS
+        elif self._next > now + CHECK_SECONDS and self._looks and self._comes:
+            self._next = now + ECHO_SECONDS  # after a long silence
 
     def network_changed(self, now: float) -> None:
         """Addresses or routes are others than before, or this machine has slept.
@@ -373,7 +376,7 @@ class CarrierChoice:
         if unheard and self._may_give_up():
             self._move_to_tcp("UDP does not answer", now)
             return
-        if unheard:
+        if unheard and not self._comes:
             self._take_turn(peer)  # nothing better is there: look for it elsewhere, too
             peer.initiate(now)  # and perhaps it has only forgotten our keys
         elif self._path.is_narrower and self._silent < ECHOES // 2:
@@ -392,9 +395,12 @@ class CarrierChoice:
             self._say_udp(now)
         elif self._may_give_up():
             self._move_to_tcp("UDP answers, and loses large packets", now)
-        else:
+        elif self._session.path_mtu != LEAST:
             self._session.path_mtu = LEAST  # small packets are better than none
+            self._say_udp(now)
+        else:
             self._unanswered = False
+            self._next = now + ECHO_SECONDS  # if there is more to wait for
             self._settle()
 
     def _probe(self, peer: Peer, now: float) -> None:
@@ -467,6 +473,11 @@ class CarrierChoice:
         self._move_to_udp("it answers again" if self._has_carried else "it answers", now)
 
     @property
+    def _comes(self) -> bool:
+        """Whether packets came since the last question; which may be old, or one way only."""
+        return self._session.packets_in != self._came
+
+    @property
     def _is_agreed(self) -> bool:
         """Whether the server knows the key for ours, and does as we have chosen."""
         return self._tied and not self._unconfirmed
@@ -501,7 +512,8 @@ class CarrierChoice:
         peer = self._peer
         assert peer is not None
         self._epoch += 1
-        size = self._path.size
+        least = LEAST if self._session.path_mtu == LEAST else 0
+        size = self._path.size or least
         self._session.path_mtu = size if size < peer.mtu else 0
         self._begin_to_look(now)
         self._unconfirmed = True
@@ -541,8 +553,12 @@ class CarrierChoice:
         """Ask whether anything comes through, and how much; a round of questions."""
         self._asked += 1
         self._silent += 1
-        self._next = now + ECHO_SECONDS
-        self._questions.ask(peer, now)
+        self._came = self._session.packets_in
+        self._next = now + (ECHO_SECONDS if self._silent <= SOON_FOR else LAST_PROBE)
+        if self._silent > PATIENT_ECHOES + 1 and self.by_udp:
+            self._questions.ask_at_once(peer, now)  # how large they may be is for later
+        else:
+            self._questions.ask(peer, now)
 
     def _send(self, peer: Peer, message: NativeMessage, now: float) -> None:
         peer.send_packets([message.to_bytes()], now)

@@ -55,6 +55,7 @@ class AloneTests(SynchronousTestCase):
         self.clock, self.did = Clock(), list[str]()
         self.data, self.memory = _Data(transport), _Memory(kept)
         self.refusal: Exception | None = None
+        self.is_up = False  # whether the server answers outside
         data: Any = self.data
         self.alone = Alone(self.clock, self, data, self.memory)
 
@@ -66,9 +67,12 @@ class AloneTests(SynchronousTestCase):
         self.did.append("begin")
         self.data.choice.has_peer = True
 
-    def give_up(self) -> None:
+    def give_up(self) -> bool:
+        if self.is_up:
+            return False
         self.did.append("give up")
         self.alone.failed(False)
+        return True
 
     def scout(self) -> None:
         self.did.append("scout")
@@ -85,6 +89,50 @@ class AloneTests(SynchronousTestCase):
         self.assertEqual([], self.did)
         self.clock.pump([0.2] + [1.0] * 10)
         self.assertEqual(["agree", "begin"], self.did)
+
+    def test_noWayInside(self) -> None:
+        """Outside is not given up for a way inside that there is not."""
+        self.make()
+        self.alone.registered(replace(ANSWER, tunnel_port=0), False)
+        self.works()
+        self.alone.lost()
+        self.alone.trying()
+        self.clock.pump([1.0] * 20)
+        self.assertNotIn("give up", self.did)
+
+    def test_serverAnswers(self) -> None:
+        """Nor when the server answers there, however slowly."""
+        self.make()
+        self.alone.registered(ANSWER, False)
+        self.works()
+        self.alone.lost()
+        self.alone.trying()
+        self.is_up = True
+        self.clock.pump([1.0] * 20)
+        self.assertNotIn("give up", self.did)
+        self.is_up = False
+        self.clock.advance(1.0)
+        self.assertIn("give up", self.did)
+
+    def test_refusalOnce(self) -> None:
+        """What cannot be is tried once for each try of TCP."""
+        self.make()
+        self.refusal = PeerError("another address")
+        for tries in 1, 2:
+            self.alone.trying()
+            self.clock.pump([1.0] * 10)
+            self.assertEqual(tries, self.did.count("agree"))
+            self.alone.failed(False)
+            self.assertEqual(tries, self.did.count("agree"))
+
+    def test_arrived(self) -> None:
+        """Once the server answers nothing is begun by what it said earlier."""
+        self.make()
+        self.alone.trying()
+        self.clock.advance(1.0)
+        self.alone.arrived()
+        self.clock.pump([1.0] * 10)
+        self.assertEqual([], self.did)
 
     def test_refusedTcp(self) -> None:
         """A connection that fails at once leaves nothing to wait for."""

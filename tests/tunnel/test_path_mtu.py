@@ -167,6 +167,7 @@ class StoryTests(SynchronousTestCase):
         story.talk(20)
         self.assertTrue(story.choice.by_udp)
         self.assertTrue(story.up_packet(b"small"))
+        self.assertEqual((LEAST, LEAST), (story.session.path_mtu, story.client_session.path_mtu))
         narrow(story, 1280, "up", "down")
         self.assertLess(seconds_until(story, 1216, 30), 10.0)
 
@@ -176,6 +177,20 @@ class StoryTests(SynchronousTestCase):
         story.choice._tell = lambda epoch, way, mtu: None
         narrow(story, 1280, "up", "down")
         self.assertLess(seconds_until(story, 1216, 30), 10.0)
+
+    def test_serverGone(self) -> None:
+        """While nothing at all comes back nobody asks how large it may be."""
+        story = met()
+        story.talk(2)
+        story.lose_link()
+        story.block()
+        before = sum(len(each.datagram) for each in story.client.sent)
+        story.run(60)
+        first = sum(len(each.datagram) for each in story.client.sent) - before
+        self.assertLess(first, 150_000)
+        story.run(600)
+        after = sum(len(each.datagram) for each in story.client.sent) - before - first
+        self.assertLess(after, 100_000 + 148 * 600 / 5)
 
     def test_idle(self) -> None:
         """Who says nothing is asked nothing."""

@@ -361,8 +361,9 @@ class _Process:
         if self.session.link is None:
             self.data.resume(offer, (), None, mtu)
 
-    def give_up(self) -> None:
+    def give_up(self) -> bool:
         self._course.failed(Setback("TCP does not lead to the server"))
+        return True
 
     def scout(self) -> None:
         raise Misuse("there are no connections through the tunnel here")
