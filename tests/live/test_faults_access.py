@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from contextlib import ExitStack, suppress
@@ -110,7 +111,8 @@ def test_locked_out(office: Office, lab: Lab) -> None:
         tell("locked out, last sign: " + ", ".join(f"{k} {v:.2f} s" for k, v in last.items()))
         assert {who: when for who, when in last.items() if when > CUT_SECONDS} == {}
         assert stubborn.refused > 0
-        assert "0 sessions, 0 connections, 0 addresses in use" in office.status()
+        # Who logs in without end may be at it just now.
+        assert re.search(r" 0 sessions, [01] connections, 0 addresses in use", office.status())
 
         # The twin: of another nothing was lost, and it is her account that makes the difference.
         stubborn.over = knocking.over = True
