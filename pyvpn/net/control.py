@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, cast
 
-from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.defer import CancelledError, Deferred, maybeDeferred
 from twisted.internet.error import ConnectionDone, ConnectionLost
 from twisted.internet.interfaces import IDelayedCall, IHandshakeListener, IReactorTime
 from twisted.logger import Logger
@@ -277,6 +277,9 @@ class ControlLink(Int32StringReceiver):
         self._answering.discard(transaction)
         if failure.check(PeerError):
             self.fault(str(failure.value))
+            return
+        if failure.check(CancelledError):  # what would have answered has been stopped: we end
+            self.abort(PyvpnError("stopped meanwhile"))
             return
         _log.failure("a question could not be answered", failure)
         self.abort(PyvpnError("internal error"))

@@ -385,6 +385,18 @@ class FaultTests(SynchronousTestCase):
 
         self.assertEqual("no JSON", str(bench.ended()))
 
+    def test_stopped_meanwhile(self) -> None:
+        """Who would have answered was stopped, as at the end of the program: no bug is logged."""
+        bench = Bench()
+        stopped: Deferred[bytes] = Deferred()
+        bench.owner.answer = lambda _command, _data: stopped
+        bench.receive(question(1))
+        stopped.cancel()
+
+        bench.ended()
+        self.assertEqual([], self.flushLoggedErrors())
+        self.assertEqual(b"", bench.line.take())
+
     def test_our_own_bug(self) -> None:
         """A bug of ours is logged, and ends this connection alone."""
         bench = Bench()
