@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import socket
 from base64 import b64decode
 from binascii import Error as NoBase64
 from collections.abc import Callable
 from dataclasses import replace
-from ipaddress import IPv4Address, IPv6Address, ip_address
+from ipaddress import ip_address
 from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred
@@ -16,6 +15,15 @@ from twisted.logger import Logger
 
 from pyvpn.client.lookup import look_up
 from pyvpn.client.outside import Outside
+from pyvpn.client.places import (
+    MOST_PLACES,
+    IpAddress,
+    literal,
+    may_be_a_server,
+    places_of,
+    ports_of,
+    readable_endpoints,
+)
 from pyvpn.config import Endpoint
 from pyvpn.crypto.x25519 import key_from_base64, key_to_base64
 from pyvpn.errors import HostError
@@ -36,9 +44,6 @@ _log = Logger()
 
 KEEPALIVE_SECONDS = 25
 """A router on the way forgets a silent client after 30 s at the earliest."""
-MOST_PLACES = 16
-
-IpAddress = IPv4Address | IPv6Address
 
 
 class DataChannel:
@@ -128,10 +133,10 @@ class DataChannel:
         peer = self._peer_of(offer, mtu)
         self.choice.offload = CAPABILITY in offer.capabilities
         token = _token_of(offer)
-        places = [] if peer is None else _places(offer, None if inside else server)
+        places = [] if peer is None else places_of(offer, None if inside else server)
         if inside:
             places = list(dict.fromkeys((*self.choice.paths, *places)))
-        known = places or any(each.host for each in _endpoints(offer))
+        known = places or any(each.host for each in readable_endpoints(offer))
         if peer is None or len(token) != TOKEN_BYTES or not known or not self._open():
             if self.transport == Transport.UDP:
                 _log.error("transport = udp, and the server offers no UDP: nothing will pass")
@@ -156,7 +161,7 @@ class DataChannel:
         if self.choice.has_peer:
             return
         now = self._now()
-        peer, places = self._peer_of(offer, mtu), _places(offer, None)
+        peer, places = self._peer_of(offer, mtu), places_of(offer, None)
         if peer is None or not places or not self._open():
             return
         self.choice.resume(peer, places, now)
@@ -329,9 +334,11 @@ class DataChannel:
     def _look_up(self, offer: RegisterAnswer, names: tuple[Endpoint, ...], resolver: Any) -> None:
         """Find the other addresses of the server: of the other family, or behind names."""
         self._forget_names()
-        known = _ports(offer)
+        known = ports_of(offer)
         wanted = [Endpoint(each.host, port) for each in names for port in known]
-        wanted += [each for each in _endpoints(offer) if each.host and _literal(each) is None]
+        wanted += [
+            each for each in readable_endpoints(offer) if each.host and literal(each) is None
+        ]
         for each in dict.fromkeys(wanted[:MOST_PLACES]):
             resolving = look_up(resolver, each)
             self._resolving.append(resolving)
@@ -343,7 +350,7 @@ class DataChannel:
             [
                 Path(address.packed, each.port)
                 for each in addresses
-                if _may_be_a_server(address := ip_address(each.host))
+                if may_be_a_server(address := ip_address(each.host))
             ],
             MOST_PLACES,
         )
@@ -359,49 +366,3 @@ def _token_of(offer: RegisterAnswer) -> bytes:
         return b64decode(offer.token, validate=True)
     except (NoBase64, ValueError):
         return b""
-
-
-def _endpoints(offer: RegisterAnswer) -> list[Endpoint]:
-    """The places in *offer* that can be read; the others are as good as not said."""
-    found: list[Endpoint] = []
-    for text in offer.wireguard_endpoints[:MOST_PLACES]:
-        host, _, port = text.rpartition(":")
-        if port.isdecimal() and port.isascii() and 0 < int(port) < 65_536:
-            found.append(Endpoint(host.strip("[]"), int(port)))
-    return found
-
-
-def _ports(offer: RegisterAnswer) -> list[int]:
-    return list(dict.fromkeys(each.port for each in _endpoints(offer) if not each.host))
-
-
-def _literal(endpoint: Endpoint) -> IpAddress | None:
-    try:
-        return ip_address(endpoint.host)
-    except ValueError:
-        return None
-
-
-def _places(offer: RegisterAnswer, server: IpAddress | None) -> list[Path]:
-    """Where to try, in the server's order; "" is where the control connection leads."""
-    paths: list[Path] = []
-    for endpoint in _endpoints(offer):
-        address = _literal(endpoint) if endpoint.host else server
-        if address is not None and _may_be_a_server(address):
-            scope = 0
-            if isinstance(address, IPv6Address) and address.scope_id:
-                scope = _interface(address.scope_id)
-            paths.append(Path(address.packed, endpoint.port, scope))
-    return list(dict.fromkeys(paths))
-
-
-def _may_be_a_server(address: IpAddress) -> bool:
-    """Whether a host may be there: what a server names is not always meant well."""
-    return not (address.is_loopback or address.is_multicast or address.is_unspecified)
-
-
-def _interface(scope: str) -> int:
-    try:
-        return int(scope) if scope.isdecimal() else socket.if_nametoindex(scope)
-    except OSError:
-        return 0

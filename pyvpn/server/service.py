@@ -33,14 +33,13 @@ from pyvpn.server.identity import load_identity
 from pyvpn.server.interface import ServerInterface
 from pyvpn.server.listen import Door, LinkFactory, listen_everywhere
 from pyvpn.server.loops import Loops, finish
-from pyvpn.server.pacing import Pacing, limits_in_words
+from pyvpn.server.pacing import Pacing
 from pyvpn.server.plain_udp import listen_udp
+from pyvpn.server.status import log_status
 from pyvpn.server.terms import link_of
 from pyvpn.server.wireguard import WireGuardServer
 from pyvpn.store.sqlite import FILE_NAME, Store
 from pyvpn.tunnel.counters import Counters
-from pyvpn.tunnel.peer import Peer
-from pyvpn.tunnel.session import Session
 from pyvpn.wire.command import PLAIN_VERSION, VERSION
 
 _log = Logger()
@@ -353,41 +352,8 @@ class ServerService(Service):
 
     def log_status(self) -> None:
         """Write who is here and what was dropped to the log."""
-        _log.info(
-            "{sessions} sessions, {connections} connections, {leases} addresses in use",
-            sessions=len(self.core.clients.sessions),
-            connections=self.core.clients.connections,
-            leases=self.core.leases.in_use,
-        )
-        _log.info(
-            "passwords compared with their hash: {n}", n=self.core.clients.statistics.passwords
-        )
         self._warn_of_plain()
-        now = boottime()
-        sessions = list(self.core.clients.sessions.values())
-        for plain in (self.core.plain, self.core.plain_udp):
-            sessions += [] if plain is None else plain.sessions
-        if self.wireguard is not None:
-            self.wireguard.log_status()
-            sessions += self.wireguard.stock.sessions.values()
-        for session in sessions:
-            _log.info(
-                "{name}: in {packets_in} packets {bytes_in} bytes, out {packets_out} packets "
-                "{bytes_out} bytes, {heard}{state}",
-                name=session.name,
-                packets_in=session.packets_in,
-                bytes_in=session.bytes_in,
-                packets_out=session.packets_out,
-                bytes_out=session.bytes_out,
-                heard=_heard(session, now),
-                state=_way(session) + limits_in_words(session),
-            )
-        for reason, n in sorted(self.counters.dropped.items()):
-            _log.info("dropped {n} packets: {reason}", n=n, reason=str(reason))
-        for code, n in sorted(self.core.clients.statistics.refused.items()):
-            _log.info("refused {n} times: {code}", n=n, code=code)
-        if self.core.plain_udp is not None:
-            self.core.plain_udp.log_status()
+        log_status(self.core, self.wireguard, self.counters, boottime())
 
     # -- stop
 
@@ -419,20 +385,3 @@ class ServerService(Service):
         self._netlink.stop()
         self._storage.stop()
         self._lock.release()
-
-
-def _way(session: Session) -> str:
-    """How its packets travel, in words."""
-    if session.carrier is None:
-        return ", not connected"
-    if session.link is None and session.heard == float("inf"):
-        return ""  # a stock app: always by UDP
-    if isinstance(session.carrier, Peer):
-        return f", by UDP to {session.carrier.endpoint}"
-    return ", by TCP"
-
-
-def _heard(session: Session, now: float) -> str:
-    """When anything came from it last, in words."""
-    heard = session.carrier.heard if isinstance(session.carrier, Peer) else session.last_heard
-    return "never heard" if heard == float("-inf") else f"heard {max(0.0, now - heard):.0f} s ago"

@@ -76,8 +76,15 @@ def _with_ecn(packet: bytes, ecn: int) -> bytes:
         return packet[:1] + bytes((packet[1] & 0xCF | ecn << 4,)) + packet[2:]
     before = packet[1]
     after = before & 0xFC | ecn
-    # RFC 1624: HC' = ~(~HC + ~m + m'), of which m is the header's first word.
-    total = (~(packet[10] << 8 | packet[11]) & 0xFFFF) + (~before & 0xFFFF) + after
-    total = (total & 0xFFFF) + (total >> 16)
-    total = ~((total & 0xFFFF) + (total >> 16)) & 0xFFFF
+    total = updated_checksum(packet[10] << 8 | packet[11], before, after)
     return packet[:1] + bytes((after,)) + packet[2:10] + total.to_bytes(2, "big") + packet[12:]
+
+
+def updated_checksum(checksum: int, before: int, after: int) -> int:
+    """Return what becomes of a *checksum* when a 16-bit word under it changes.
+
+    Source: RFC 1624 section 3, HC' = ~(~HC + ~m + m').
+    """
+    total = (~checksum & 0xFFFF) + (~before & 0xFFFF) + after
+    total = (total & 0xFFFF) + (total >> 16)
+    return ~((total & 0xFFFF) + (total >> 16)) & 0xFFFF

@@ -6,6 +6,7 @@ What a router does; the tunnel is one for each session whose path is narrower th
 from __future__ import annotations
 
 from pyvpn.wire.icmp import checksum
+from pyvpn.wire.ip import updated_checksum
 
 _MORE, _DONT = 0x2000, 0x4000  # flags beside the offset, which counts eights of bytes
 _OFFSET = 0x1FFF
@@ -80,7 +81,7 @@ def _copied(options: bytes) -> bytes:
 def clamped(packet: bytes, mtu: int) -> bytes:
     """Return *packet* with an MSS that fits *mtu*, if it opens a TCP connection with a larger one.
 
-    Sources: RFC 9293 section 3.7.1, RFC 6691, RFC 1624 for the checksum.
+    Sources: RFC 9293 section 3.7.1, RFC 6691.
     """
     if len(packet) > _MOST_SYN:
         return packet
@@ -118,9 +119,7 @@ def _with_word(packet: bytes, at: int, most: int, sum_at: int, start: int) -> by
     then, now = before, most
     if (at - start) % 2:
         then, now = (_swapped(before), _swapped(most))
-    total = (~(packet[sum_at] << 8 | packet[sum_at + 1]) & 0xFFFF) + (~then & 0xFFFF) + now
-    total = (total & 0xFFFF) + (total >> 16)
-    total = ~((total & 0xFFFF) + (total >> 16)) & 0xFFFF
+    total = updated_checksum(packet[sum_at] << 8 | packet[sum_at + 1], then, now)
     changed[sum_at : sum_at + 2] = total.to_bytes(2, "big")
     return bytes(changed)
 

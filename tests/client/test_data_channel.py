@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from pyvpn.client.data_channel import MOST_PLACES, _places, _ports, _token_of
+from pyvpn.client.data_channel import _token_of
 from pyvpn.client.outside import _stamp_on_file
+from pyvpn.client.places import MOST_PLACES, places_of, ports_of
 from pyvpn.crypto.tai64n import tai64n
 from pyvpn.net.private_files import write_private
 from pyvpn.wire.datagram import Path
@@ -35,32 +36,32 @@ class PlacesTests(SynchronousTestCase):
                 Path(SERVER.packed, 51820),
                 Path(ip_address("2001:db8::7").packed, 51820),
             ],
-            _places(said, SERVER),
+            places_of(said, SERVER),
         )
-        self.assertEqual([51820], _ports(said))
+        self.assertEqual([51820], ports_of(said))
 
     def test_nonsense(self) -> None:
         """What cannot be read is as good as not said."""
         wrong = ("", ":", ":0", ":65536", ":-1", "x:y", "[::1]", "a" * 64, ":\u0665", "vpn:51820")
-        self.assertEqual([], _places(offer(*wrong), SERVER))
+        self.assertEqual([], places_of(offer(*wrong), SERVER))
 
     def test_behindARelay(self) -> None:
         """Without a known address of the connection a bare port leads nowhere."""
-        self.assertEqual([], _places(offer(":51820"), None))
+        self.assertEqual([], places_of(offer(":51820"), None))
 
     def test_many(self) -> None:
         """A server that names thousands of places is believed a few."""
         said = offer(*(f"198.51.100.1:{port}" for port in range(1000, 5000)))
-        self.assertEqual(MOST_PLACES, len(_places(said, SERVER)))
+        self.assertEqual(MOST_PLACES, len(places_of(said, SERVER)))
 
     def test_theSameTwice(self) -> None:
         """Each place is tried once."""
-        self.assertEqual(1, len(_places(offer(":5", "203.0.113.9:5", ":5"), SERVER)))
+        self.assertEqual(1, len(places_of(offer(":5", "203.0.113.9:5", ":5"), SERVER)))
 
     @given(st.lists(st.text(max_size=30), max_size=5))
     def test_anything(self, texts: list[str]) -> None:
         """No text raises."""
-        _places(offer(*texts), SERVER)
+        places_of(offer(*texts), SERVER)
 
     def test_token(self) -> None:
         """16 bytes in base64, or as good as none."""
