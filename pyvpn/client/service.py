@@ -1,7 +1,8 @@
 """The client as a Twisted service: does what its machine decides.
 
 (A long file: it is the one list of what can be done to a connection and what a connection can
-tell, and each part calls several others.)
+tell, and each part calls several others.  It is too long all the same: the connection, with its
+deeds and what it owns, is to be cut from the service that begins, reloads and ends.)
 """
 
 from __future__ import annotations

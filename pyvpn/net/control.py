@@ -8,6 +8,8 @@ means: its :class:`LinkOwner` does.  What it does decide is how much a peer may 
 * a peer that does not read costs two small buffers, whose size follows the speed of the line;
   packets that do not fit are dropped and counted, commands pass;
 * one that goes on asking and never reads an answer is not answered for ever: it is cut off.
+
+(A long file: what a peer may cost is decided where its bytes are read and ours are written.)
 """
 
 from __future__ import annotations

@@ -7,7 +7,10 @@ Rules of this file:
   ``reachable`` these are).
 * Packets of one flow leave in the order they came, and each sink is called once a batch.
 * Nothing here raises because of a packet.  What is refused is counted, with the reason, and who
-  on this host's side sent a packet to nobody is told so (ICMP).
+  on this host's side sent a packet to nobody, or too large a one, is told so (ICMP).
+
+(A long file: packets, frames and super-packets are judged by the same rules, in both directions,
+and whether one way lets pass what another refuses is only seen side by side.)
 """
 
 from __future__ import annotations

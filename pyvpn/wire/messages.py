@@ -9,6 +9,8 @@ these annotations.  Three rules hold for every message:
 * Text that is only shown to people or judged elsewhere is cut at its limit and what a terminal or
   a log would obey (control characters, direction marks) is written as an escape.  So a hostile
   server's one bad route costs that route and not the message, and nobody has to wash it again.
+
+(A long file: it is the one list of what is said, and of what may stand in each place.)
 """
 
 from __future__ import annotations

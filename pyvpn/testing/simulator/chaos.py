@@ -4,6 +4,9 @@ A client of ours and a stock WireGuard app, behind a NAT each, move data both wa
 server, with hashes, while mishaps befall them (:mod:`pyvpn.testing.simulator.mishaps`), several at
 a time.  Then all is well again, and it must look like that soon.  ``python -m
 pyvpn.testing.simulator --help`` is how to tell oneself one.
+
+(A long file: what happens and what must hold afterwards go by the same state; what may happen is in
+``mishaps``, what travels in ``inside``.)
 """
 
 from __future__ import annotations

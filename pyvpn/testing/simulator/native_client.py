@@ -2,6 +2,9 @@
 
 What is left out is the host: the tunnel's interface takes what the server offers unseen, and the
 log-in is by name alone.
+
+(A long file, and some thirty lines of it are ``ClientService``'s again: they are to be shared once
+the connection there is cut from the service.)
 """
 
 from __future__ import annotations
