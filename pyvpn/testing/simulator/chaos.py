@@ -5,8 +5,8 @@ server, with hashes, while mishaps befall them (:mod:`pyvpn.testing.simulator.mi
 a time.  Then all is well again, and it must look like that soon.  ``python -m
 pyvpn.testing.simulator --help`` is how to tell oneself one.
 
-(A long file: what happens and what must hold afterwards go by the same state; what may happen is in
-``mishaps``, what travels in ``inside``.)
+(A long file: what happens and what must hold afterwards go by the same state; what may happen is
+in ``mishaps``, what travels in ``inside``.)
 """
 
 from __future__ import annotations
