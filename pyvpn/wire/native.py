@@ -14,7 +14,7 @@ carrier      3     epoch (8), carrier (1), mtu (2) the client: how packets shall
 carrier set  4     the same                        the server: so it is
 token        5     token (16)                      the client: which registration this key is of
 token taken  6     token (16)                      the server: it is tied to it
-resume       9     none                            the client: whose session is this tunnel?
+resume       9     40 zeros                        the client: whose session is this tunnel?
 resumed      10    see :class:`Resumed`            the server: yours, and this is it
 ===========  ====  ==============================  =============================================
 """
@@ -134,10 +134,13 @@ class TokenTaken(NamedTuple):
 
 
 class Resume(NamedTuple):
-    """From the client: my key is on file for a device; which session is this tunnel's?"""
+    """From the client: my key is on file for a device; which session is this tunnel's?
+
+    As large as its answer: who asks in another's name must not be made louder.
+    """
 
     def to_bytes(self) -> bytes:
-        return _HEAD.pack(Kind.RESUME, 0, _HEAD.size)
+        return _HEAD.pack(Kind.RESUME, 0, _RESUMED.size).ljust(_RESUMED.size, b"\0")
 
 
 class Resumed(NamedTuple):
@@ -207,7 +210,7 @@ def _read_token(payload: bytes, length: int) -> Token | TokenTaken | None:
 
 
 def _read_resume(payload: bytes, length: int) -> Resume | None:
-    return Resume() if length == _HEAD.size else None
+    return Resume() if length == _RESUMED.size else None
 
 
 def _read_resumed(payload: bytes, length: int) -> Resumed | None:
