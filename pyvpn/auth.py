@@ -183,12 +183,10 @@ class CertificateChecker:
         return Deferred.fromCoroutine(self._check(credentials.fingerprint))
 
     async def _check(self, fingerprint: str) -> bytes:
-        device = await self._store_call(self._store.device, fingerprint)
-        if device is None:
+        found = await self._store_call(self._store.holder, fingerprint)
+        if found is None:
             raise Refused("certificate of a device that is not on file")
-        user = await self._store_call(self._store.user_by_id, device.user)
-        if user is None:
-            raise Refused("unknown user")
+        user, device = found
         if user.disabled:
             raise Refused("user disabled")
         if why := self.password_needed(user, device):
@@ -231,16 +229,19 @@ class Realm:
         self, avatar_id: bytes
     ) -> tuple[type[Interface], object, Callable[[], None]]:
         name, _, fingerprint = avatar_id.decode("utf-8").partition("/")
-        user = await self._store_call(self._store.user, name)
-        if user is None:
-            raise Refused("unknown user")
+        user: User | None
+        device: Device | None = None
+        if fingerprint:
+            found = await self._store_call(self._store.holder, fingerprint)
+            if found is None or found[0].name != name:
+                raise Refused("device removed during log-in")
+            user, device = found
+        else:
+            user = await self._store_call(self._store.user, name)
+            if user is None:
+                raise Refused("unknown user")
         if user.disabled:
             raise Refused("user disabled")
-        device = None
-        if fingerprint:
-            device = await self._store_call(self._store.device, fingerprint)
-            if device is None or device.user != user.id:
-                raise Refused("device removed during log-in")
         return IIdentity, Identity(user, device), _nothing_to_do
 
 

@@ -264,8 +264,23 @@ class CertificateTests(AuthCase):
 
     def test_removedMeanwhile(self) -> None:
         """A user who is removed at that moment stays out."""
-        self.store_calls.before["user_by_id"] = lambda: self.store.remove_user("anna")
-        self.assertRefused("unknown user")
+        calls = self.store_calls
+
+        def look() -> None:
+            calls.before["holder"] = lambda: self.store.remove_user("anna")
+
+        calls.before["holder"] = look
+        self.assertRefused("device removed during log-in")
+
+    def test_disabledMeanwhile(self) -> None:
+        """A user who is disabled at that moment stays out."""
+        calls = self.store_calls
+
+        def look() -> None:
+            calls.before["holder"] = lambda: self.store.set_disabled("anna", True)
+
+        calls.before["holder"] = look
+        self.assertRefused("user disabled")
 
     def test_replacedMeanwhile(self) -> None:
         """The device of a removed user does not become one of a namesake's."""
@@ -274,7 +289,10 @@ class CertificateTests(AuthCase):
             self.store.remove_user("anna")
             self.store.add_user("anna", HASH, NOON)
 
-        self.store_calls.before["user"] = replace
+        def look() -> None:
+            self.store_calls.before["holder"] = replace
+
+        self.store_calls.before["holder"] = look
         self.assertRefused("device removed during log-in")
 
     def test_passwordChanged(self) -> None:
@@ -327,8 +345,7 @@ class TroubleTests(AuthCase):
         for credentials, calls, failing in (
             (password, self.store_calls, "user"),
             (password, self.hash_calls, "verify_password"),
-            (device, self.store_calls, "device"),
-            (device, self.store_calls, "user_by_id"),
+            (device, self.store_calls, "holder"),
         ):
             calls.failing = failing
             login = self.portal().login(credentials, None, IIdentity)

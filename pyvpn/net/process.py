@@ -24,6 +24,10 @@ from pyvpn.errors import ConfigError, HostError
 _log = Logger()
 
 
+_NEW_OBJECTS = 10_000
+"""After so many more than have gone the garbage collector looks at the new ones."""
+
+
 def boottime() -> float:
     """Seconds since boot, sleep included: the only clock that the deaf rooms are shown."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)
@@ -78,10 +82,13 @@ def allow_many_files() -> None:
 def set_aside_the_past() -> None:
     """Spare the garbage collector everything that exists now, which is here to stay.
 
-    A full collection, which stops all traffic, then takes a tenth of the time.
+    A full collection, which stops all traffic, then takes a tenth of the time.  Of what comes
+    later little is garbage that counting references does not find: to look every 700 objects, as
+    Python does by itself, took a twentieth of the time in which a thousand clients came back.
     """
     gc.collect()
     gc.freeze()
+    gc.set_threshold(_NEW_OBJECTS)
 
 
 def refuse_shed_privileges(options: Any) -> None:

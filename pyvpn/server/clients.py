@@ -238,11 +238,15 @@ class Clients:
             if link not in self._visits:
                 return b""  # gone while others had their turn: on a slow disk that may be many
             # The account may have changed since log-in, by hand on the command line.
-            current = await self._storage.run(self._store.user_by_id, user.id)
+            current = await self._storage.run(self._store.owner, device.id)
             if current is None or not _may_stay(user, current):
                 return self._changed(link)
-            lease = await self._grants.grant(current, device, request)
-            if device.id not in self.sessions and not await self._unchanged(current, device):
+            lease, waited = await self._grants.grant(current, device, request)
+            if (
+                waited
+                and device.id not in self.sessions
+                and not await self._unchanged(current, device)
+            ):
                 return self._changed(link)
         except Gone:
             return self._changed(link)
@@ -276,12 +280,11 @@ class Clients:
         Who looks for changes knows nobody who has no session yet.
         """
         try:
-            latest = await self._storage.run(self._store.user_by_id, user.id)
-            there = await self._storage.run(self._store.has_device, device.id)
+            latest = await self._storage.run(self._store.owner, device.id)
         except BaseException:
             self._let_go(device)
             raise
-        if latest is not None and there and _same_terms(user, latest):
+        if latest is not None and _same_terms(user, latest):
             return True
         self._let_go(device)
         return False

@@ -43,8 +43,8 @@ class Grants:
         # Devices whose lease has ended here, and not yet on disk, where it would be in the way.
         self._evicted: set[int] = set()
 
-    async def grant(self, user: User, device: Device, request: Register) -> Lease:
-        """Give *device* its addresses; one call at a time.
+    async def grant(self, user: User, device: Device, request: Register) -> tuple[Lease, bool]:
+        """Give *device* its addresses, and say whether the disk was waited for; one at a time.
 
         Raises:
             PoolEmpty: there are none for it.
@@ -52,7 +52,7 @@ class Grants:
         """
         self._granting.add(device.id)
         try:
-            lease = await self._grant_at_last(user, device, request)
+            lease, waited = await self._grant_at_last(user, device, request)
         finally:
             self._granting.discard(device.id)
         wishes = ((request.address4, lease.address4, 4), (request.address6, lease.address6, 16))
@@ -64,17 +64,21 @@ class Grants:
                     device=device.name,
                     wish=wish,
                 )
-        return lease
+        return lease, waited
 
-    async def _grant_at_last(self, user: User, device: Device, request: Register) -> Lease:
-        for _ in range(TRIES):
+    async def _grant_at_last(
+        self, user: User, device: Device, request: Register
+    ) -> tuple[Lease, bool]:
+        for number in range(TRIES):
             try:
-                return await self._grant(user, device, request)
+                lease, waited = await self._grant(user, device, request)
             except AddressTaken:
                 # The command line was quicker: it pinned the address to a stock device a moment
                 # ago, and we have not looked since.
                 pinned = await self._storage.run(self._store.pinned_leases)
                 self._leases.pin(pinned, self._unix())
+            else:
+                return lease, waited or number > 0
         raise PoolEmpty("the addresses were given away meanwhile; try again")
 
     def resume(self, user: User, device: Device) -> Lease | None:
@@ -94,7 +98,7 @@ class Grants:
             saving.addErrback(_not_saved, device.name)
         return lease
 
-    async def _grant(self, user: User, device: Device, request: Register) -> Lease:
+    async def _grant(self, user: User, device: Device, request: Register) -> tuple[Lease, bool]:
         before = self._leases.get(device.id)
         granted = self._leases.take(
             device.id,
@@ -106,13 +110,13 @@ class Grants:
             wanted6=_packed(request.address6, 16),
         )
         if granted.lease == before:
-            return granted.lease
+            return granted.lease, False
         if (
             device.id in self.interrupted
             and before is not None
             and granted.lease[:4] == before[:4]
         ):
-            return granted.lease
+            return granted.lease, False
         self.interrupted.discard(device.id)
         self._evicted.update(granted.evicted)
         self._evicted.discard(device.id)  # whose row is about to be written
@@ -123,7 +127,7 @@ class Grants:
             self._take_back(device, before)
             raise
         self._evicted.difference_update(evicted)
-        return granted.lease
+        return granted.lease, True
 
     def release(self, device: int, name: str) -> None:
         """The device has left: its lease stays its own, free to be evicted."""

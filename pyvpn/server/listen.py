@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable, Iterable
-from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address
+from ipaddress import IPv4Network, IPv6Network, ip_address
+from socket import AF_INET, AF_INET6, inet_pton
 from typing import Any
 
 from twisted.internet.address import IPv4Address as TCP4Address
@@ -35,6 +36,9 @@ _HINTS = {
     errno.EACCES: "ports below 1024 need root or CAP_NET_BIND_SERVICE",
 }
 
+_MAPPED = bytes(10) + b"\xff\xff"
+"""What an IPv4 address begins with where an IPv6 one is asked for (RFC 4291 section 2.5.5.2)."""
+
 BACKLOG = 1024
 """Connections the kernel holds until we come round to them; 50 would be Twisted's default."""
 
@@ -43,13 +47,12 @@ def packed_source(address: object) -> bytes | None:
     """The packed address of a Twisted peer; an IPv4 address stays one on a dual-stack socket."""
     if not isinstance(address, TCP4Address | TCP6Address):
         return None
+    host = address.host.partition("%")[0]
     try:
-        found = ip_address(address.host.partition("%")[0])
-    except ValueError:
+        packed = inet_pton(AF_INET6 if ":" in host else AF_INET, host)
+    except (OSError, ValueError):
         return None
-    if isinstance(found, IPv6Address) and found.ipv4_mapped is not None:
-        return found.ipv4_mapped.packed
-    return found.packed
+    return packed[len(_MAPPED) :] if packed.startswith(_MAPPED) else packed
 
 
 class Relays:
@@ -97,6 +100,8 @@ class Relays:
 
 
 def _within(packed: bytes, networks: tuple[IPv4Network | IPv6Network, ...]) -> bool:
+    if not networks:
+        return False
     address = ip_address(packed)
     return any(address in network for network in networks)
 

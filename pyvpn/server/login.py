@@ -165,11 +165,8 @@ class LogIns:
 
     async def _device_of(self, user: str, fingerprint: str) -> Device | None:
         """The device with that certificate, if it is *user*'s."""
-        device = await self._storage.run(self._store.device, fingerprint)
-        if device is None:
-            return None
-        owner = await self._storage.run(self._store.user_by_id, device.user)
-        return device if owner is not None and owner.name == user else None
+        found = await self._storage.run(self._store.holder, fingerprint)
+        return found[1] if found is not None and found[0].name == user else None
 
     async def _prove(self, credentials: Any) -> Identity:
         _, identity, _ = await self._portal.login(credentials, None, IIdentity)

@@ -71,6 +71,10 @@ class Store(WireGuardRecords):
         """The user with that number; None when there is none (any more)."""
         return self._user(f"{_USER} WHERE id = ?", user_id)
 
+    def owner(self, device_id: int) -> User | None:
+        """The user of that device; None when it is not on file (any more)."""
+        return self._user(f"{_USER} WHERE id = (SELECT user FROM device WHERE id = ?)", device_id)
+
     def users(self) -> list[User]:
         """Every user, by name."""
         return [_user(row) for row in self._rows(f"{_USER} ORDER BY name")]
@@ -189,6 +193,12 @@ class Store(WireGuardRecords):
         """The device with that certificate; None when it is not on file."""
         rows = self._rows(f"{DEVICE} WHERE fingerprint = ?", fingerprint)
         return Device(*rows[0]) if rows else None
+
+    def holder(self, fingerprint: str) -> tuple[User, Device] | None:
+        """Who holds that certificate, and on which device; None when it is not on file."""
+        device = self.device(fingerprint)
+        user = None if device is None else self.user_by_id(device.user)
+        return None if user is None or device is None else (user, device)
 
     def devices(self, user_id: int | None = None) -> list[Device]:
         """The devices of one user, or of all of them, oldest first."""

@@ -132,7 +132,7 @@ class CommitTests(OfficeCase):
         """Register, up to where the lease is about to be written."""
         self.office.storage.held = True
         asked = self.caller.ask(Command.REGISTER, b"{}")
-        while self.office.storage._waiting and self.office.storage.made[-1] != "user_by_id":
+        while self.office.storage._waiting and self.office.storage.made[-1] != "owner":
             self.office.storage.go_on(1)
         self.office.settle()
         self.assertNoResult(asked)

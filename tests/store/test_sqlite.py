@@ -40,6 +40,8 @@ class UserTests(StoreCase):
         for name in ("bert", "", "ANNA", "anna ", "anna\0", "\ud800", "änna", "' OR 1 --"):
             self.assertIsNone(self.store.user(name), repr(name))
         self.assertIsNone(self.store.user_by_id(self.anna.id + 1))
+        self.assertIsNone(self.store.holder("nobody's"))
+        self.assertIsNone(self.store.owner(1))
 
     def test_nameTaken(self) -> None:
         """A name belongs to one user, who is not changed by the attempt."""
@@ -164,6 +166,18 @@ class DeviceTests(StoreCase):
         self.assertEqual(expected, device)
         self.assertEqual(expected, self.store.device(f"{7:064x}"))
         self.assertIsNone(self.store.device(f"{8:064x}"))
+        self.assertEqual((self.anna, expected), self.store.holder(f"{7:064x}"))
+        self.assertEqual(self.anna, self.store.owner(device.id))
+
+    def test_gone(self) -> None:
+        """Of a device that is gone nobody is the owner, nor of one whose user is."""
+        one, two = (self.add_device(self.store, self.anna, number) for number in (1, 2))
+        self.store.remove_device(one.id)
+        self.assertIsNone(self.store.owner(one.id))
+        self.assertIsNone(self.store.holder(f"{1:064x}"))
+        self.store.remove_user("anna")
+        self.assertIsNone(self.store.owner(two.id))
+        self.assertIsNone(self.store.holder(f"{2:064x}"))
 
     def test_ofOneUser(self) -> None:
         """Devices are listed for one user or for all."""
