@@ -19,6 +19,7 @@ _USER = (
     "SELECT id, name, password_hash, disabled, fixed4, fixed6, created, password_changed,"
     " limit_up, limit_down FROM user"
 )
+_OF_DEVICE = "WHERE id = (SELECT user FROM device WHERE id = ?)"
 
 # Of native devices only: a stock device's lease is touched by nobody but who removes the device.
 _RELEASE = (
@@ -73,7 +74,7 @@ class Store(WireGuardRecords):
 
     def owner(self, device_id: int) -> User | None:
         """The user of that device; None when it is not on file (any more)."""
-        return self._user(f"{_USER} WHERE id = (SELECT user FROM device WHERE id = ?)", device_id)
+        return self._user(f"{_USER} {_OF_DEVICE}", device_id)
 
     def users(self) -> list[User]:
         """Every user, by name."""
