@@ -399,9 +399,16 @@ class Router:
         return fitting
 
     def _send_late(self, session: Session, packets: list[bytes], now: float) -> None:
-        """Give *session* what has waited for its limit."""
-        if nowhere := self._send({session: packets}, now):
-            self._answer_unreachable(nowhere, now)
+        """Give *session* what has waited for its limit, from the TUN and from other sessions."""
+        origins: dict[Session | None, list[bytes]] = {}
+        for packet in packets:
+            ends = endpoints_of(packet)
+            origin = self.sessions.lookup(ends[0]) if ends and not self._one_link else None
+            origins.setdefault(origin, []).append(packet)
+        for origin, some in origins.items():
+            nowhere = self._send({session: some}, now, origin)
+            if nowhere and origin is None:
+                self._answer_unreachable(nowhere, now)
 
     def _answer_unreachable(self, packets: list[bytes], now: float) -> None:
         answers: list[bytes] = []

@@ -318,3 +318,23 @@ class Version6Tests(SynchronousTestCase):
         (answer,) = carrier.packets
         self.assertEqual(("fd73::2", "fd73::3"), (IPv6(answer).src, IPv6(answer).dst))
         self.assertEqual([], self.tun.packets)
+
+    def test_between_sessions_late(self) -> None:
+        """So is who sent what had to wait for a limit first; who is behind the TUN, there."""
+        other = Session(2, 2, "bert", (packed("fd73::3"),), (), 0.0)
+        carrier = KeepingSink()
+        self.router.add(other)
+        self.router.client_to_client = True
+        other.join(carrier, 0.0)
+        self.router.limits.set(self.session, None, 1_000_000, 0.0)
+        self.router.packets_from_tun([packet("fd00::1", "fd73::2", bytes(1000))] * 8, 0.0)
+        self.assertEqual(7, len(self.peer.packets))  # and from now on they wait
+        large = packet("fd73::3", "fd73::2", bytes(1300))
+        self.router.packets_from_session(other, [large] * 2, 0.0)
+        self.router.packets_from_tun([packet("fd00::1", "fd73::2", bytes(1300))], 0.0)
+        self.assertEqual([], self.tun.packets + carrier.packets)
+        now = 0.0
+        while pause := self.router.limits.release(now):
+            now += pause
+        self.assertEqual(["fd73::3"] * 2, [IPv6(each).dst for each in carrier.packets])
+        self.assertEqual(["fd00::1"], [IPv6(each).dst for each in self.tun.packets])
