@@ -317,9 +317,15 @@ class Web:
 
     def put(self, name: str, mebibytes: float) -> str:
         """Make a file of random bytes; return its SHA-256."""
-        data = random.randbytes(int(mebibytes * 2**20))
-        (self._folder / name).write_bytes(data)
-        return hashlib.sha256(data).hexdigest()
+        digest = hashlib.sha256()
+        left = int(mebibytes * 2**20)
+        with (self._folder / name).open("wb") as file:
+            while left:
+                data = random.randbytes(min(left, 2**20))
+                file.write(data)
+                digest.update(data)
+                left -= len(data)
+        return digest.hexdigest()
 
     def visitor(self, name: str) -> str:
         """The address from which *name* was fetched last."""

@@ -170,7 +170,7 @@ def test_flaps(office: Office, lab: Lab, web: Web) -> None:
     chance = random.Random(7)
     office.open()
     flaps = 50 if SOAKING else 4
-    with story(office, web, mebibytes=int(14 * flaps) + 4) as (client, ping):
+    with story(office, web, mebibytes=9 * flaps + 24) as (client, ping):
         for _ in range(flaps):
             with faults.blocked(lab, up=chance.random() < 0.7, down=chance.random() < 0.7):
                 time.sleep(chance.uniform(1, 9))
