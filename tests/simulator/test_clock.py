@@ -71,6 +71,23 @@ class ClockTests(SynchronousTestCase):
         self.assertEqual(3, self.clock.seconds())
         self.assertEqual(5, self.clock.events)
 
+    def test_now(self) -> None:
+        """What is to happen now happens after what is due already, by a run and by steps."""
+
+        def now() -> None:
+            self.clock.soon(self.tell, "c")
+            self.clock.callLater(0, self.tell, "d")
+            self.clock.callLater(0, self.tell, "never").cancel()
+            self.clock.schedule(self.clock.seconds(), self.tell, "e")
+
+        for advance in (lambda: self.clock.run(5), lambda: [*iter(self.clock.step, False)]):
+            self.told.clear()
+            at = self.clock.seconds() + 1
+            self.clock.schedule(at, now)
+            self.clock.callLater(1, self.tell, "b")
+            advance()
+            self.assertEqual([(at, each) for each in "bcde"], self.told)
+
     def test_not_before(self) -> None:
         """A call waits for its time, and one made by another call for its own."""
         self.clock.callLater(1, lambda: self.clock.callLater(1, self.tell, "later"))

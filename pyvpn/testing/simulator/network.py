@@ -206,6 +206,7 @@ class Network:
         self.conditions = conditions or Conditions()
         """Of a link of which nothing else was said."""
         self._owners: dict[bytes, Host | Nat] = {}
+        self._arrives = self._arrive  # made once and not for each packet
 
     # -- building
 
@@ -278,12 +279,17 @@ class Network:
         if owner is None:
             note(now, Event.NO_ROUTE, packet)
             return
-        carried = self.link(host, owner).carry(packet, now)
+        link = self.links.get((host, owner)) or self.link(host, owner)
+        at = link.arrival(now)
+        if at is not None:
+            self.clock.schedule(at, self._arrives, packet)
+            return
+        carried = link.carry(packet, now)
         if isinstance(carried, Event):
             note(now, carried, packet)
             return
         for at, arriving in carried:
-            self.clock.schedule(at, self._arrive, arriving)
+            self.clock.schedule(at, self._arrives, arriving)
         if len(carried) > 1:
             note(now, Event.DUPLICATED, packet)
 
