@@ -73,26 +73,15 @@ class Link:
         """Exchange some of the conditions, by their names."""
         self.conditions = replace(self.conditions, **changes)
 
-    def arrival(self, now: float) -> float | None:
-        """Return when what is sent arrives, on a line with nothing but a delay; None: ask `carry`.
-
-        So a dozen evils need not be asked for with each packet.
-        """
-        conditions = self.conditions
-        if conditions is not self._judged:
-            self._judged = conditions
-            self._only_delays = conditions == Conditions(delay=conditions.delay)
-        if not self._only_delays:
-            return None
-        at = now + conditions.delay
-        if at < self._last_arrival:
-            return self._last_arrival
-        self._last_arrival = at
-        return at
-
     def carry(self, packet: Packet, now: float) -> list[tuple[float, Packet]] | Event:
         """Return when what arrives of *packet* arrives; or why nothing does."""
         conditions, random = self.conditions, self._random
+        if conditions is not self._judged:
+            self._judged = conditions
+            self._only_delays = conditions == Conditions(delay=conditions.delay)
+        if self._only_delays:  # as below, without asking for each of a dozen evils
+            self._last_arrival = at = max(self._last_arrival, now + conditions.delay)
+            return [(at, packet)]
         if conditions.cut or (conditions.no_udp if packet.protocol == 17 else conditions.no_tcp):
             return Event.CUT
         if conditions.max_size and packet.size > conditions.max_size:

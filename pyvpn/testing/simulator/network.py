@@ -280,10 +280,6 @@ class Network:
             note(now, Event.NO_ROUTE, packet)
             return
         link = self.links.get((host, owner)) or self.link(host, owner)
-        at = link.arrival(now)
-        if at is not None:
-            self.clock.schedule(at, self._arrives, packet)
-            return
         carried = link.carry(packet, now)
         if isinstance(carried, Event):
             note(now, carried, packet)
