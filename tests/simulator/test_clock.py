@@ -156,6 +156,19 @@ class ClockTests(SynchronousTestCase):
 
         self.assertEqual([(1, "early"), (1, "early"), (3, "late")], self.told)
 
+    def test_last_words(self) -> None:
+        """What a killed process still does to its calls brings none of them back."""
+        killed = ProcessClock(self.clock)
+        calls = [killed.callLater(1, self.tell, number) for number in range(3)]
+        killed.kill()
+        self.assertTrue(calls[0].active())
+        calls[0].cancel()
+        calls[1].reset(2)
+        calls[2].delay(2)
+        self.clock.advance(10)
+        self.assertEqual([], self.told)
+        self.assertEqual(0, self.clock.events)
+
     @given(
         st.lists(
             st.tuples(

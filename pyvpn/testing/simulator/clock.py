@@ -26,7 +26,7 @@ _FEW = 64
 class SimCall:
     """One call to come."""
 
-    __slots__ = ("_args", "_clock", "_keywords", "_state", "at", "function", "order")
+    __slots__ = ("_args", "_clock", "_keywords", "_state", "at", "function", "order", "process")
 
     def __init__(
         self,
@@ -35,8 +35,11 @@ class SimCall:
         function: Callable[..., object],
         args: tuple[Any, ...],
         keywords: dict[str, Any],
+        process: ProcessClock | None = None,
     ) -> None:
         self._clock = clock
+        self.process = process
+        """Whose it is, if it dies with a process."""
         self.function = function
         self._args = args
         self._keywords = keywords
@@ -147,6 +150,9 @@ class SimClock:
 
     def add(self, call: SimCall) -> None:
         """Put *call* where its time is; for the call."""
+        if call.process is not None and not call.process.is_alive:
+            call.order = 0  # it is never made
+            return
         call.order = next(self._orders)
         function, args = call.entry()
         if call.at > self._now:
@@ -274,24 +280,22 @@ class ProcessClock:
     def kill(self) -> None:
         """Make no call any more, now or later."""
         self.is_alive = False
+        self._clock.hold(lambda call: call.process is self)
 
     def callLater(
         self, delay: float, callable: Callable[..., object], *args: object, **kw: object
     ) -> IDelayedCall:
-        return self._clock.callLater(delay, self._run, callable, args, kw)
+        assert delay >= 0, f"{delay} s from now is in the past"
+        call = SimCall(self._clock, self.seconds() + delay, callable, args, kw, self)
+        self._clock.add(call)
+        return call
 
     def getDelayedCalls(self) -> list[IDelayedCall]:
         return [
             call
             for call in self._clock.getDelayedCalls()
-            if isinstance(call, SimCall) and call.function == self._run
+            if isinstance(call, SimCall) and call.process is self
         ]
-
-    def _run(
-        self, function: Callable[..., object], args: tuple[Any, ...], keywords: dict[str, Any]
-    ) -> None:
-        if self.is_alive:
-            function(*args, **keywords)
 
 
 def _is_outdated(call: SimCall | None, order: int) -> bool:

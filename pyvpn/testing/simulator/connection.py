@@ -272,11 +272,9 @@ class Connection:
         return min(due, self._give_up_at) if self.state is State.ORPHAN else due
 
     def _arm(self) -> None:
-        if self.state is State.OVER:
-            return
         due = self._due()
         # A timer that rings too early costs less than one that is put off by each segment.
-        if due < self._rings_at:
+        if due < self._rings_at and self.state is not State.OVER:
             self._rings_at = due = max(due, self.clock.seconds())
             self.clock.schedule(due, self._ring, due)
 

@@ -123,6 +123,8 @@ class Host:
         self.network.clock.release(held, slept)
 
     def _is_ours(self, call: SimCall) -> bool:
+        if call.process is not None:
+            return call.process is self.process
         owner = getattr(call.function, "__self__", None)
         return owner is not None and (owner is self.process or self.tcp.owns(owner))
 
