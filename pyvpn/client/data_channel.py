@@ -102,6 +102,10 @@ class DataChannel:
             "" if self.transport == Transport.TCP else key_to_base64(self._outside.static.public)
         )
 
+    def introduction(self) -> tuple[str, str, str]:
+        """What a registration says: our key, how packets travel now, which session it is."""
+        return self.public, self.carrier, self.choice.agreement
+
     @property
     def places(self) -> tuple[str, ...]:
         """The addresses at which the server may be."""

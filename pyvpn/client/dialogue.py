@@ -85,6 +85,10 @@ class Dialogue(Protocol):
     tls: bool
     has_heartbeats: bool
 
+    @property
+    def is_on_file(self) -> bool:
+        """Whether the server knows us already, so that we may come by UDP alone."""
+
     def verify(self, link: Any) -> None:
         """Called before a single byte is sent.
 
@@ -99,6 +103,9 @@ class Dialogue(Protocol):
             Setback: the server refused.
             PeerError: it did not keep to the protocol, or fell silent.
         """
+
+    def ended(self, link: Any, reason: Exception) -> None:
+        """The connection has ended for *reason*: it may concern what we say at the next one."""
 
 
 class NativeDialogue:
@@ -128,6 +135,10 @@ class NativeDialogue:
         self._device = device
         self._password = password
         self._device_name = device_name
+
+    @property
+    def is_on_file(self) -> bool:
+        return self._device.certificate is not None
 
     def verify(self, link: ControlLink) -> None:
         pin = self._config.pin
@@ -200,6 +211,11 @@ class NativeDialogue:
     async def _ask(self, link: ControlLink, request: LogIn) -> LogInAnswer:
         return LogInAnswer.from_bytes(await link.ask(Command.LOG_IN, request.to_bytes()))
 
+    def ended(self, link: ControlLink, reason: Exception) -> None:
+        if self._device.certificate is not None and refuses_certificate(reason, link):
+            _log.warn("the server does not accept this device's certificate: logging in anew")
+            self._device.set_aside()
+
     def _refused(self, answer: LogInAnswer) -> Setback:
         return setback_of(answer.code, answer.message, answer.retry_after, "log-in refused")
 
@@ -210,12 +226,16 @@ class PlainDialogue:
     version = PLAIN_VERSION
     tls = False
     has_heartbeats = False
+    is_on_file = False
 
     def __init__(self, address: IPv4Interface) -> None:
         self._address = address
 
     def verify(self, link: ControlLink) -> None:
         """Nothing can be verified."""
+
+    def ended(self, link: ControlLink, reason: Exception) -> None:
+        """We say the same again."""
 
     async def introduce(self, link: ControlLink) -> RegisterAnswer:
         link.raise_limit()

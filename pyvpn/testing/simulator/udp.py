@@ -58,8 +58,7 @@ class UdpPort:
     def received(self, packet: Packet) -> None:
         """Take what has arrived; for the host."""
         if not self._arrived:
-            clock = self.host.network.clock
-            clock.schedule(clock.seconds(), self._hand_out)
+            self.host.network.clock.soon(self._hand_out)
         self._arrived.append((packet, self.host.interface))
 
     def _hand_out(self) -> None:
