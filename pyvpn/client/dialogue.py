@@ -26,6 +26,7 @@ from pyvpn.wire.messages import (
     RegisterAnswer,
     encode_plain_address,
 )
+from pyvpn.wire.framed import CAPABILITY as FRAMES
 from pyvpn.wire.offload import CAPABILITY
 
 _log = Logger()
@@ -150,7 +151,7 @@ class NativeDialogue:
         request = Register(
             address4=wanted.get(4, ""),
             address6=wanted.get(6, ""),
-            capabilities=(CAPABILITY,) if key else (),
+            capabilities=(FRAMES, CAPABILITY) if key else (FRAMES,),
             wireguard_key=key,
             carrier=carrier,
             agreement=agreement,

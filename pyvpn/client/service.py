@@ -55,9 +55,11 @@ from pyvpn.tunnel.backoff import Backoff
 from pyvpn.tunnel.choice import Transport
 from pyvpn.tunnel.counters import Counters
 from pyvpn.wire.command import Command
+from pyvpn.wire.framed import CAPABILITY
 from pyvpn.wire.messages import Answer, ChosenCarrier, Code, Notice, RegisterAnswer, Settings
 from pyvpn.wire.native import Way
 from pyvpn.wire.plain_udp import Addresses
+from pyvpn.wire.rebuild import SuperPacket
 
 _log = Logger()
 
@@ -248,6 +250,8 @@ class ClientService(Service):
     def configure(self, link: Link, offer: RegisterAnswer) -> None:
         self.state = "configuring"
         self._offer = offer
+        if CAPABILITY in offer.capabilities and isinstance(link, ControlLink):
+            link.carry_super_packets(self.super_packets)
         if self._alone is not None:
             self._alone.arrived()
         done = Deferred.fromCoroutine(self.interface.agree(offer, self._server_of(link)))
@@ -277,6 +281,8 @@ class ClientService(Service):
                 agreed.accepted.mtu,
                 self._is_inside,
             )
+            if link.carries_super_packets:
+                self.interface.session.framed = link
             if self._alone is not None:
                 self._alone.registered(self._offer, self._is_inside)
         for line in self.interface.describe():
@@ -364,6 +370,12 @@ class ClientService(Service):
         session = self.interface.session
         if session.owns(link):
             self.interface.router.packets_from_session(session, packets, boottime())
+
+    def super_packets(self, link: ControlLink, packets: list[SuperPacket]) -> None:
+        """Super-packets arrived."""
+        session = self.interface.session
+        if session.owns(link):
+            self.interface.router.super_packets_from_session(session, packets, boottime())
 
     def question(
         self, link: ControlLink, command: int, data: bytes

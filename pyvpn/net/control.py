@@ -28,8 +28,9 @@ from zope.interface import implementer
 from pyvpn.errors import PeerError, PyvpnError
 from pyvpn.interfaces import ICarrier
 from pyvpn.net.link_owner import LinkClosed, LinkOwner, TransactionTimeout, VersionRefused
-from pyvpn.net.valve import Valve, tune
+from pyvpn.net.valve import QUEUE_MOST, QUEUE_WIDE, Valve, tune
 from pyvpn.tunnel.counters import Drop
+from pyvpn.tunnel.session import Sent
 from pyvpn.wire.command import (
     LIMIT,
     LIMIT_BEFORE_LOG_IN,
@@ -43,6 +44,8 @@ from pyvpn.wire.command import (
     encode_version,
     packets_in,
 )
+from pyvpn.wire.framed import MARK, framed, super_packet_of
+from pyvpn.wire.rebuild import SuperPacket
 
 _log = Logger()
 
@@ -95,6 +98,7 @@ class ControlLink(Int32StringReceiver):
         self._tls = tls
         self._early: bytes | None = b""
         self._arrived: list[bytes] = []
+        self._give: Callable[[ControlLink, list[SuperPacket]], None] | None = None
         self._asked: dict[int, tuple[Deferred[bytes], IDelayedCall]] = {}
         self._answering: set[int] = set()
         self._last_id = 0
@@ -312,6 +316,35 @@ class ControlLink(Int32StringReceiver):
         self.transport.write(encode_packets(taken))
         return len(taken)
 
+    def carry_super_packets(self, give: Callable[[ControlLink, list[SuperPacket]], None]) -> None:
+        """Both ends announced it: super-packets may ride; *give* takes those that arrive."""
+        self._give = give
+        self._valve.most = QUEUE_WIDE
+
+    @property
+    def carries_super_packets(self) -> bool:
+        """Whether both ends announced it."""
+        return self._give is not None
+
+    def takes_frames(self, now: float) -> bool:
+        """Whether :meth:`send_frames` may be called.
+
+        Not on a line that has proved slow: there so large a frame is a wait of its own.
+        """
+        return self._give is not None and self._valve.size >= QUEUE_MOST
+
+    def send_frames(self, frames: list[bytes], now: float) -> Sent:
+        """Take what a TUN handed out behind virtio headers, uncut, and drop the rest."""
+        valve = self._valve
+        is_open = valve.open and not self.is_closed
+        if is_open:
+            valve.look(now)
+        made = framed(frames, valve.size if is_open else 0)
+        self.dropped_packets += made.refused
+        if made.data:
+            self.transport.write(made.data)
+        return Sent(made.packets, made.size, made.refused, made.unknown)
+
     def raise_limit(self) -> None:
         """Allow frames that hold whole packets: the peer has proved who it is."""
         self.MAX_LENGTH = LIMIT
@@ -380,8 +413,38 @@ class ControlLink(Int32StringReceiver):
 
     def _deliver(self) -> None:
         if self._arrived:
-            packets, self._arrived = self._arrived, []
+            frames, self._arrived = self._arrived, []
+            if self._give is None:
+                self.owner.packets(self, frames)
+            else:
+                self._deliver_both(frames, self._give)
+
+    def _deliver_both(
+        self, frames: list[bytes], give: Callable[[ControlLink, list[SuperPacket]], None]
+    ) -> None:
+        """Hand on packets and super-packets, in the order in which they came.
+
+        What is no super-packet, though it begins like one, is no packet either, and is refused
+        and counted where packets are.
+        """
+        packets: list[bytes] = []
+        supers: list[SuperPacket] = []
+        for frame in frames:
+            made = super_packet_of(frame) if frame.startswith(MARK) else None
+            if made is None:
+                if supers:
+                    give(self, supers)
+                    supers = []
+                packets.append(frame)
+            else:
+                if packets:
+                    self.owner.packets(self, packets)
+                    packets = []
+                supers.append(made)
+        if packets:
             self.owner.packets(self, packets)
+        if supers:
+            give(self, supers)
 
     def _watch_partial_frame(self) -> None:
         if not self._unprocessed:

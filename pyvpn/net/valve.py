@@ -18,6 +18,10 @@ _log = Logger()
 # kernel's.  Large enough to keep a fast line busy, and cut down until a slow one drains in time.
 QUEUE_MOST = 65_536
 QUEUE_LEAST = 4_096
+QUEUE_WIDE = 4 * QUEUE_MOST
+"""The same where whole super-packets ride: one of them alone is as large as that.  A line comes to
+it, and keeps it, by being so quick that nobody could tell."""
+DRAIN_AT_ONCE = 0.02
 DRAIN_SLOW = 0.5
 DRAIN_QUICK = 0.1
 LOOK_SECONDS = 0.1
@@ -48,6 +52,8 @@ class Valve:
         self._connection: ITCPTransport | None = None
         self.size = QUEUE_MOST
         self.open = True
+        self.most = QUEUE_MOST
+        """What it may grow to."""
         self._commands = 0  # bytes of commands written while it was shut
 
     def fit(self, transport: object) -> None:
@@ -90,8 +96,8 @@ class Valve:
         took = max(self._clock.seconds() - self._paused_at, self._seconds_in_kernel())
         self.open = True
         self._commands = 0
-        if took < DRAIN_QUICK:
-            self._resize(min(QUEUE_MOST, self.size * 2))
+        if took < (DRAIN_QUICK if self.size < QUEUE_MOST else DRAIN_AT_ONCE):
+            self._resize(min(self.most, self.size * 2))
         else:
             self._cut_down(took)
 
@@ -106,6 +112,8 @@ class Valve:
             # Not by half each time: on a line that became a twentieth, each of those steps would
             # hold packets for seconds.
             self._resize(max(QUEUE_LEAST, min(self.size // 2, int(self.size * DRAIN_SLOW / took))))
+        elif took > DRAIN_QUICK and self.size > QUEUE_MOST:
+            self._resize(QUEUE_MOST)
 
     def _resize(self, size: int) -> None:
         if size != self.size:
