@@ -28,7 +28,7 @@ from zope.interface import implementer
 from pyvpn.errors import PeerError, PyvpnError
 from pyvpn.interfaces import ICarrier
 from pyvpn.net.link_owner import LinkClosed, LinkOwner, TransactionTimeout, VersionRefused
-from pyvpn.net.valve import QUEUE_MOST, QUEUE_WIDE, Valve, tune
+from pyvpn.net.valve import QUEUE_MOST, Valve, tune
 from pyvpn.tunnel.counters import Drop
 from pyvpn.tunnel.session import Sent
 from pyvpn.wire.command import (
@@ -319,7 +319,7 @@ class ControlLink(Int32StringReceiver):
     def carry_super_packets(self, give: Callable[[ControlLink, list[SuperPacket]], None]) -> None:
         """Both ends announced it: super-packets may ride; *give* takes those that arrive."""
         self._give = give
-        self._valve.most = QUEUE_WIDE
+        self._valve.widen()
 
     @property
     def carries_super_packets(self) -> bool:
@@ -339,10 +339,12 @@ class ControlLink(Int32StringReceiver):
         is_open = valve.open and not self.is_closed
         if is_open:
             valve.look(now)
-        made = framed(frames, valve.size if is_open else 0)
+        room = valve.make_room(sum(map(len, frames))) if is_open else 0
+        made = framed(frames, room)
         self.dropped_packets += made.refused
         if made.data:
             self.transport.write(made.data)
+            valve.flush()
         return Sent(made.packets, made.size, made.refused, made.unknown)
 
     def raise_limit(self) -> None:

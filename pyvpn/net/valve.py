@@ -18,9 +18,9 @@ _log = Logger()
 # kernel's.  Large enough to keep a fast line busy, and cut down until a slow one drains in time.
 QUEUE_MOST = 65_536
 QUEUE_LEAST = 4_096
-QUEUE_WIDE = 4 * QUEUE_MOST
-"""The same where whole super-packets ride: one of them alone is as large as that.  A line comes to
-it, and keeps it, by being so quick that nobody could tell."""
+QUEUE_WIDE = 8 * QUEUE_MOST
+"""The same where whole super-packets ride, of which each may be as large as that: what one turn of
+the reactor reads from the TUN fits in.  Only for a line that drains it in the time below."""
 DRAIN_AT_ONCE = 0.02
 DRAIN_SLOW = 0.5
 DRAIN_QUICK = 0.1
@@ -72,6 +72,32 @@ class Valve:
         if handle is not None:
             set_option(handle, socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, self.size)
 
+    def widen(self) -> None:
+        """Let the queue grow to what whole super-packets need, where the line is quick."""
+        self.most = QUEUE_WIDE
+        if isinstance(getattr(self._connection, "SEND_LIMIT", None), int):
+            self._connection.SEND_LIMIT = QUEUE_WIDE  # type: ignore[union-attr]  # checked by getattr
+
+    def make_room(self, length: int) -> int:
+        """Return how many bytes of *length* may be written now, and let the queue grow for it."""
+        if self.size < length and QUEUE_MOST <= self.size < self.most:
+            handle = getattr(self._connection, "socket", None)
+            rate = 0 if handle is None else bytes_a_second(handle)
+            fitting = min(self.most, int(rate * DRAIN_AT_ONCE))
+            if fitting > self.size:
+                self._resize(fitting)
+        return self.size
+
+    def flush(self) -> None:
+        """Give the kernel at once what was written, and not in the reactor's next turn.
+
+        What comes from the TUN until then would find the queue full.  What the kernel does not
+        take, and an error, which it tells again, are for that turn.
+        """
+        write = getattr(self._connection, "doWrite", None)
+        if write is not None:
+            write()
+
     def fitting(self, packets: list[bytes]) -> list[bytes]:
         """As many from the front as make up a queue; one at least, or large ones never pass."""
         if sum(map(len, packets)) <= self.size:
@@ -96,8 +122,8 @@ class Valve:
         took = max(self._clock.seconds() - self._paused_at, self._seconds_in_kernel())
         self.open = True
         self._commands = 0
-        if took < (DRAIN_QUICK if self.size < QUEUE_MOST else DRAIN_AT_ONCE):
-            self._resize(min(self.most, self.size * 2))
+        if took < DRAIN_QUICK:
+            self._resize(max(self.size, min(QUEUE_MOST, self.size * 2)))
         else:
             self._cut_down(took)
 
@@ -138,12 +164,26 @@ def seconds_unsent(handle: socket.socket) -> float:
     0 if nothing waits, if the rate was ours and not the line's (as too little was to be sent),
     and if the kernel (before Linux 4.9) or the socket (a fake) does not tell.
     """
+    flags, unsent, rate = _look_into(handle)
+    return 0.0 if rate == 0 or flags & _APP_LIMITED else float(unsent / rate)
+
+
+def bytes_a_second(handle: socket.socket) -> int:
+    """Return what the line took of late, at least: if too little was to be sent, it takes more.
+
+    0 if that is not known.
+    """
+    return _look_into(handle)[2]
+
+
+def _look_into(handle: socket.socket) -> tuple[int, int, int]:
+    """Return flags, bytes not sent and rate of a socket; zeros if they are not to be had."""
     try:
         info = handle.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 256)
         flags, unsent, rate = TCP_INFO.unpack_from(info)
     except (OSError, AttributeError, struct.error):
-        return 0.0
-    return 0.0 if rate == 0 or flags & _APP_LIMITED else float(unsent / rate)
+        return 0, 0, 0
+    return flags, unsent, rate
 
 
 def tune(handle: socket.socket, *, keep_alive: bool) -> None:
