@@ -17,6 +17,7 @@ from pyvpn.net.control import ControlLink
 from pyvpn.net.link_owner import VersionRefused
 from pyvpn.net.tls import ServerNotVerified, check_pin
 from pyvpn.wire.command import PLAIN_VERSION, VERSION, Command
+from pyvpn.wire.framed import CAPABILITY as FRAMES
 from pyvpn.wire.messages import (
     Code,
     LogIn,
@@ -26,7 +27,6 @@ from pyvpn.wire.messages import (
     RegisterAnswer,
     encode_plain_address,
 )
-from pyvpn.wire.framed import CAPABILITY as FRAMES
 from pyvpn.wire.offload import CAPABILITY
 
 _log = Logger()
