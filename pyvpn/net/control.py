@@ -313,7 +313,7 @@ class ControlLink(Int32StringReceiver):
         self._valve.look(now)
         taken = self._valve.fitting(packets)
         self.dropped_packets += len(packets) - len(taken)
-        self.transport.write(encode_packets(taken))
+        self._valve.write(self.transport, encode_packets(taken))
         return len(taken)
 
     def carry_super_packets(self, give: Callable[[ControlLink, list[SuperPacket]], None]) -> None:
@@ -343,8 +343,7 @@ class ControlLink(Int32StringReceiver):
         made = framed(frames, room)
         self.dropped_packets += made.refused
         if made.data:
-            self.transport.write(made.data)
-            valve.flush()
+            valve.write(self.transport, made.data)
         return Sent(made.packets, made.size, made.refused, made.unknown)
 
     def raise_limit(self) -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import socket
 import struct
 from itertools import accumulate
-from typing import cast
+from typing import Any, cast
 
-from twisted.internet.interfaces import IPushProducer, IReactorTime, ITCPTransport
+from twisted.internet.abstract import FileDescriptor
+from twisted.internet.interfaces import IPushProducer, IReactorTime, ITCPTransport, ITransport
 from twisted.logger import Logger
 from twisted.protocols.policies import ProtocolWrapper
 from zope.interface import implementer
@@ -22,6 +23,8 @@ QUEUE_WIDE = 8 * QUEUE_MOST
 """The same where whole super-packets ride, of which each may be as large as that: what one turn of
 the reactor reads from the TUN fits in.  Only for a line that drains it in the time below."""
 DRAIN_AT_ONCE = 0.02
+READ_WIDE = 4 * QUEUE_MOST
+"""Bytes read in one call, where they ride: several at a time cost less."""
 DRAIN_SLOW = 0.5
 DRAIN_QUICK = 0.1
 LOOK_SECONDS = 0.1
@@ -54,6 +57,7 @@ class Valve:
         self.open = True
         self.most = QUEUE_MOST
         """What it may grow to."""
+        self._is_wide = False
         self._commands = 0  # bytes of commands written while it was shut
 
     def fit(self, transport: object) -> None:
@@ -67,16 +71,19 @@ class Valve:
     def _apply(self) -> None:
         connection = self._connection
         if isinstance(getattr(connection, "bufferSize", None), int):
-            connection.bufferSize = self.size  # type: ignore[union-attr]  # checked by getattr
+            # To Twisted it is also how much is read in one call.
+            size = max(self.size, READ_WIDE) if self._is_wide else self.size
+            connection.bufferSize = size  # type: ignore[union-attr]  # checked by getattr
         handle = getattr(connection, "socket", None)
         if handle is not None:
             set_option(handle, socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, self.size)
 
     def widen(self) -> None:
         """Let the queue grow to what whole super-packets need, where the line is quick."""
-        self.most = QUEUE_WIDE
+        self._is_wide, self.most = True, QUEUE_WIDE
         if isinstance(getattr(self._connection, "SEND_LIMIT", None), int):
             self._connection.SEND_LIMIT = QUEUE_WIDE  # type: ignore[union-attr]  # checked by getattr
+        self._apply()
 
     def make_room(self, length: int) -> int:
         """Return how many bytes of *length* may be written now, and let the queue grow for it."""
@@ -88,15 +95,27 @@ class Valve:
                 self._resize(fitting)
         return self.size
 
-    def flush(self) -> None:
-        """Give the kernel at once what was written, and not in the reactor's next turn.
+    def write(self, transport: ITransport, data: bytes) -> None:
+        """Write packets to *transport*, the uppermost of the wrappers, and see what waits.
 
-        What comes from the TUN until then would find the queue full.  What the kernel does not
+        Where super-packets ride the kernel gets them at once, and not in the reactor's next turn:
+        what comes from the TUN until then would find the queue full.  What the kernel does not
         take, and an error, which it tells again, are for that turn.
         """
-        write = getattr(self._connection, "doWrite", None)
-        if write is not None:
-            write()
+        if not self._is_wide:
+            transport.write(data)
+            return
+        connection: Any = self._connection
+        connection.bufferSize = self.size
+        transport.write(data)
+        # One that is to end does so in the reactor's turn, or never.
+        if (
+            isinstance(connection, FileDescriptor)
+            and connection.connected
+            and not connection.disconnecting
+        ):
+            connection.doWrite()
+        connection.bufferSize = max(self.size, READ_WIDE)
 
     def fitting(self, packets: list[bytes]) -> list[bytes]:
         """As many from the front as make up a queue; one at least, or large ones never pass."""

@@ -103,4 +103,4 @@ def super_packet_of(data: bytes) -> SuperPacket | None:
     if len(data) < _HEADER.size:
         return None
     zero, size = _HEADER.unpack_from(data)
-    return None if zero else rebuilt_whole(data[_HEADER.size :], size)
+    return None if zero else rebuilt_whole(data, _HEADER.size, size)

@@ -93,20 +93,21 @@ def rebuild(counters: list[int], payloads: list[bytes], ecn: int = NOT_ECT) -> R
     return Rebuilt(packets, refused, congested)
 
 
-def rebuilt_whole(packet: bytes, size: int) -> SuperPacket | None:
-    """Return what *packet*, which came in one piece, stands for; None: no end of ours sends it.
+def rebuilt_whole(data: bytes, begin: int, size: int) -> SuperPacket | None:
+    """Return what came in one piece, *data* from *begin* on; None: no end of ours sends it.
 
     Args:
         size: bytes of payload in each packet but the last, as the other end says.
     """
-    found = headers_of(packet[:100])
+    start = data[begin : begin + 100]
+    found = headers_of(start)
     if found is None:
         return None
     protocol, at, after, total = found
-    if total != len(packet) or not is_run(protocol, size, total - after):
+    if total != len(data) - begin or not is_run(protocol, size, total - after):
         return None
-    part = _Part(packet[:after], protocol, at, size, total - after, 0)
-    return part.assembled([packet[after:]], part.count, total - after)
+    part = _Part(start[:after], protocol, at, size, total - after, 0)
+    return part.assembled([data[begin + after :]], part.count, total - after)
 
 
 class _Part:

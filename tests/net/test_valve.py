@@ -8,7 +8,9 @@ import socket
 import struct
 from typing import Any
 
+from twisted.internet.abstract import FileDescriptor
 from twisted.internet.task import Clock
+from twisted.internet.testing import MemoryReactor, StringTransport
 from twisted.trial.unittest import SynchronousTestCase
 
 from pyvpn.net.valve import (
@@ -18,6 +20,7 @@ from pyvpn.net.valve import (
     QUEUE_LEAST,
     QUEUE_MOST,
     QUEUE_WIDE,
+    READ_WIDE,
     TCP_INFO,
     Valve,
     bytes_a_second,
@@ -49,7 +52,7 @@ class TellingSocket:
         return bytes(info[: self.size])
 
 
-class Connection:
+class Connection(FileDescriptor):
     """A TCP connection of Twisted, as far as the valve looks at it."""
 
     bufferSize = 65_536
@@ -57,6 +60,8 @@ class Connection:
     writes = 0
 
     def __init__(self, handle: Any) -> None:
+        super().__init__(MemoryReactor())
+        self.connected = 1
         self.socket = handle
 
     def doWrite(self) -> None:
@@ -167,14 +172,31 @@ class KernelTests(SynchronousTestCase):
         connection = Connection(self.socket)
         valve = Valve(self.clock)
         valve.fit(connection)
-        valve.flush()
-        self.assertEqual((1, 131_072), (connection.writes, connection.SEND_LIMIT))
+        sizes: list[int] = []
+
+        class Top(StringTransport):
+            def write(self, data: bytes) -> None:
+                sizes.append(connection.bufferSize)
+
+        valve.write(Top(), b"a")
+        self.assertEqual((0, 131_072), (connection.writes, connection.SEND_LIMIT))
         valve.widen()
-        self.assertEqual(QUEUE_WIDE, connection.SEND_LIMIT)
-        bare = Valve(self.clock)
-        bare.fit(object())
-        bare.widen()
-        bare.flush()
+        self.assertEqual((READ_WIDE, QUEUE_WIDE), (connection.bufferSize, connection.SEND_LIMIT))
+        valve.write(Top(), b"b")
+        self.assertEqual((1, READ_WIDE), (connection.writes, connection.bufferSize))
+        # More than a queue is noticed all the same.
+        self.assertEqual([QUEUE_MOST, QUEUE_MOST], sizes)
+
+    def test_not_sent_at_the_end(self) -> None:
+        """A connection that ends, or has ended, is the reactor's: it would never end else."""
+        connection = Connection(self.socket)
+        valve = Valve(self.clock)
+        valve.fit(connection)
+        valve.widen()
+        for connected, disconnecting, writes in ((1, 1, 0), (0, 0, 0), (1, 0, 1)):
+            connection.connected, connection.disconnecting = connected, disconnecting
+            valve.write(StringTransport(), b"a")
+            self.assertEqual(writes, connection.writes)
 
     def test_rate(self) -> None:
         """A rate that was ours is a line's all the same, at least."""
