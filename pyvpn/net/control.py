@@ -44,7 +44,7 @@ from pyvpn.wire.command import (
     encode_version,
     packets_in,
 )
-from pyvpn.wire.framed import MARK, framed, super_packet_of
+from pyvpn.wire.framed import MARK, framed, frames_in, missing, super_packet_of
 from pyvpn.wire.rebuild import SuperPacket
 
 _log = Logger()
@@ -97,7 +97,7 @@ class ControlLink(Int32StringReceiver):
         self._initiator = initiator
         self._tls = tls
         self._early: bytes | None = b""
-        self._arrived: list[bytes] = []
+        self._arrived: list[Any] = []  # bytes; and SuperPackets, where they ride
         self._give: Callable[[ControlLink, list[SuperPacket]], None] | None = None
         self._asked: dict[int, tuple[Deferred[bytes], IDelayedCall]] = {}
         self._answering: set[int] = set()
@@ -157,8 +157,11 @@ class ControlLink(Int32StringReceiver):
             if not data or self.is_closed:
                 return
         # Packets come in runs, cut at once; what is left is for our base class: two calls a frame.
-        stream = self._unprocessed + data if self._unprocessed else data
-        self._arrived, taken = packets_in(stream, self.MAX_LENGTH)
+        if self._give is None:
+            stream = self._unprocessed + data if self._unprocessed else data
+            self._arrived, taken = packets_in(stream, self.MAX_LENGTH)
+        else:
+            stream, taken = self._take_frames(self._unprocessed, data)
         self._progressed, self._unprocessed = taken > 0, b""
         if taken < len(stream):
             super().dataReceived(stream[taken:])
@@ -167,6 +170,25 @@ class ControlLink(Int32StringReceiver):
         if not self.is_closed:
             self.owner.heard(self)
 
+    def _take_frames(self, before: bytes, data: bytes) -> tuple[bytes, int]:
+        """Cut packets and super-packets off the front of *before* and *data*.
+
+        A read is many times as large as what was left of the one before: only the frame that is in
+        both is put together.
+
+        Returns:
+            Something to go on with, and how much of it is done with.
+        """
+        lacks = missing(before, self.MAX_LENGTH)
+        if not 0 < lacks <= len(data):
+            stream = before + data if before else data
+            self._arrived, taken = frames_in(stream, self.MAX_LENGTH)
+            return stream, taken
+        first, _ = frames_in(before + data[:lacks], self.MAX_LENGTH)
+        others, taken = frames_in(data, self.MAX_LENGTH, lacks)
+        self._arrived = first + others
+        return data, taken
+
     def stringReceived(self, body: bytes) -> None:
         self._progressed = True
         if self.is_closed:
@@ -174,7 +196,8 @@ class ControlLink(Int32StringReceiver):
         try:
             command, transaction, data = decode_body(body)
             if command == Command.PACKET:
-                self._arrived.append(data)
+                made = super_packet_of(data) if self._give and data.startswith(MARK) else None
+                self._arrived.append(data if made is None else made)
                 return
             self._deliver()  # packets sent before a command are treated before it
             if command == Command.ANSWER:
@@ -421,18 +444,17 @@ class ControlLink(Int32StringReceiver):
                 self._deliver_both(frames, self._give)
 
     def _deliver_both(
-        self, frames: list[bytes], give: Callable[[ControlLink, list[SuperPacket]], None]
+        self, frames: list[Any], give: Callable[[ControlLink, list[SuperPacket]], None]
     ) -> None:
         """Hand on packets and super-packets, in the order in which they came.
 
-        What is no super-packet, though it begins like one, is no packet either, and is refused
-        and counted where packets are.
+        What is no super-packet, though it begins like one, is among the packets: it is none
+        either, and is refused and counted where they are.
         """
         packets: list[bytes] = []
         supers: list[SuperPacket] = []
         for frame in frames:
-            made = super_packet_of(frame) if frame.startswith(MARK) else None
-            if made is None:
+            if isinstance(frame, bytes):
                 if supers:
                     give(self, supers)
                     supers = []
@@ -441,7 +463,7 @@ class ControlLink(Int32StringReceiver):
                 if packets:
                     self.owner.packets(self, packets)
                     packets = []
-                supers.append(made)
+                supers.append(frame)
         if packets:
             self.owner.packets(self, packets)
         if supers:

@@ -95,12 +95,48 @@ def framed(frames: list[bytes], room: int) -> Framed:
     return Framed(b"".join(pieces), packets, size, refused, unknown)
 
 
-def super_packet_of(data: bytes) -> SuperPacket | None:
-    """Return what is in the *data* of a frame that begins with :data:`MARK`.
+def super_packet_of(data: bytes, begin: int = 0, end: int | None = None) -> SuperPacket | None:
+    """Return what is in *data*, of a frame that begins with :data:`MARK`, from *begin* to *end*.
 
     None: it stands for nothing that an end of ours sends.
     """
-    if len(data) < _HEADER.size:
+    end = len(data) if end is None else end
+    if end - begin < _HEADER.size:
         return None
-    zero, size = _HEADER.unpack_from(data)
-    return None if zero else rebuilt_whole(data, _HEADER.size, size)
+    zero, size = _HEADER.unpack_from(data, begin)
+    return None if zero else rebuilt_whole(data, begin + _HEADER.size, end, size)
+
+
+def frames_in(stream: bytes, longest: int, at: int = 0) -> tuple[list[bytes | SuperPacket], int]:
+    """Do :func:`~pyvpn.wire.command.packets_in` with packets and super-packets, from *at* on.
+
+    What begins like a super-packet, and is none, is returned as the bytes that it is: no packet.
+
+    Returns:
+        These, and where in *stream* they end.
+    """
+    found: list[bytes | SuperPacket] = []
+    numbers, wanted = _PACKET_HEADER.unpack_from, int(Command.PACKET)
+    end = len(stream)
+    while at + 12 <= end:
+        length, command, _ = numbers(stream, at)
+        after = at + 4 + length
+        if command != wanted or not 8 <= length <= longest or after > end:
+            break
+        at += 12
+        made = None
+        if at < after and not stream[at]:
+            made = super_packet_of(stream, at, after)
+        found.append(stream[at:after] if made is None else made)
+        at = after
+    return found, at
+
+
+def missing(stream: bytes, longest: int) -> int:
+    """Return how many bytes the frame in *stream* lacks, if it is one of those; 0: it is not."""
+    if len(stream) < 12:
+        return 0
+    length, command, _ = _PACKET_HEADER.unpack_from(stream)
+    if command != Command.PACKET or not 8 <= length <= longest:
+        return 0
+    return max(0, 4 + int(length) - len(stream))

@@ -12,6 +12,7 @@ Sources: those of :mod:`pyvpn.wire.segments`; RFC 6040 (congestion met outside).
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from operator import itemgetter, methodcaller
 from typing import NamedTuple
 
@@ -36,7 +37,7 @@ _ENDING, _CWR = 0x01 | 0x08, 0x80  # FIN and PSH
 class SuperPacket(NamedTuple):
     """What was rebuilt of a run, or of a part of it: one or several packets of one flow."""
 
-    pieces: list[bytes]
+    pieces: Sequence[bytes | memoryview]
     """What one write to the TUN takes: virtio header and headers, then the payload."""
     ends: tuple[bytes, bytes]
     """Source and destination of all of it, packed."""
@@ -93,21 +94,23 @@ def rebuild(counters: list[int], payloads: list[bytes], ecn: int = NOT_ECT) -> R
     return Rebuilt(packets, refused, congested)
 
 
-def rebuilt_whole(data: bytes, begin: int, size: int) -> SuperPacket | None:
-    """Return what came in one piece, *data* from *begin* on; None: no end of ours sends it.
+def rebuilt_whole(data: bytes, begin: int, end: int, size: int) -> SuperPacket | None:
+    """Return what came in one piece, in *data* from *begin* to *end*; None: no end of ours sends it.
+
+    The payload stays where it is, for a copy of all would cost as much as all else here.
 
     Args:
         size: bytes of payload in each packet but the last, as the other end says.
     """
-    start = data[begin : begin + 100]
+    start = data[begin : min(begin + 100, end)]
     found = headers_of(start)
     if found is None:
         return None
     protocol, at, after, total = found
-    if total != len(data) - begin or not is_run(protocol, size, total - after):
+    if total != end - begin or not is_run(protocol, size, total - after):
         return None
     part = _Part(start[:after], protocol, at, size, total - after, 0)
-    return part.assembled([data[begin + after :]], part.count, total - after)
+    return part.assembled([memoryview(data)[begin + after : end]], part.count, total - after)
 
 
 class _Part:
@@ -194,7 +197,7 @@ class _Part:
         return self.assembled(bodies, count, length, ecn)
 
     def assembled(
-        self, bodies: list[bytes], count: int, length: int, ecn: int = NOT_ECT
+        self, bodies: Sequence[bytes | memoryview], count: int, length: int, ecn: int = NOT_ECT
     ) -> SuperPacket | None:
         """Return our own packet and those behind it, *count* with *length* bytes of payload.
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
+from hypothesis import given
+from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from pyvpn.net.control import ControlLink
@@ -63,11 +67,34 @@ class ReceiveTests(SynchronousTestCase):
         """However the stream is cut."""
         self.bench.link.carry_super_packets(self.give)
         stream = written(FOUR) + encode_packets([ALONE]) + written(SIX)
-        for size in 1, 13, 5000:
+        for size in 1, 11, 13, 5000, 9565, 9600, 9700:
             self.bench.owner.told.clear()
             self.bench.receive(*(stream[n : n + size] for n in range(0, len(stream), size)))
             told = [each for each in self.bench.owner.told if each[0] != "heard"]
             self.assertEqual([("supers", FOUR), ("packets", ALONE), ("supers", SIX)], told)
+
+    @given(st.lists(st.integers(1, 13_000)), st.lists(st.integers(0, 3), max_size=9))
+    def test_any_pieces(self, cuts: list[int], order: list[int]) -> None:
+        """The same of any stream, with commands in between."""
+        self.setUp()
+        self.bench.link.carry_super_packets(self.give)
+        kinds = (
+            (written(FOUR), ("supers", FOUR)),
+            (written(SIX), ("supers", SIX)),
+            (encode_packets([ALONE]), ("packets", ALONE)),
+            (encode_frame(Command.GOODBYE, 0), ("statement", 5, b"")),
+        )
+        stream = b"".join(kinds[each][0] for each in order)
+        edges = [0, *sorted({each for each in cuts if each < len(stream)}), len(stream)]
+        self.bench.receive(*(stream[a:b] for a, b in pairwise(edges)))
+        told: list[object] = []
+        for what, *items in self.bench.owner.told:
+            if what == "statement":
+                told.append((what, *items))
+            elif what != "heard":
+                told += [(what, each) for each in items]
+        self.assertEqual([kinds[each][1] for each in order], told)
+        self.assertFalse(self.bench.link._unprocessed)
 
     def test_not_announced(self) -> None:
         """Without the word on both sides it is what it always was: a packet, and no good one."""

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from pyvpn.wire.command import LIMIT, packets_in
-from pyvpn.wire.framed import LARGEST, MARK, framed, super_packet_of
+from pyvpn.wire.command import LIMIT, Command, encode_frame, encode_packets, packets_in
+from pyvpn.wire.framed import LARGEST, MARK, framed, frames_in, missing, super_packet_of
 from pyvpn.wire.segments import PLAIN, VNET_SIZE, cut
 from tests.wire.plain_offload import header_sizes, plain_packet, stated_length
 from tests.wire.plain_segments import (
@@ -273,3 +273,32 @@ class HostileTests(SynchronousTestCase):
         """One frame stands for no more packets than its bytes make at the smallest size."""
         data = data_of(frame(ip4(TCP, tcp(bytes(60_000))), 48))
         self.assertEqual(1250, len(self.check(data) or ()))
+
+
+class StreamTests(SynchronousTestCase):
+    """Frames are cut out of a stream like packets, and where they are super-packets, read there."""
+
+    def test_like_packets(self) -> None:
+        """From wherever a frame begins, and up to what is none of these or not all there."""
+        alone = ip4(TCP, tcp(b"alone"))
+        bad = data_of(GOOD["udp4"])[:-1]
+        stream = framed([GOOD["tcp4"], PLAIN + alone, GOOD["udp6"]], ROOM).data
+        stream += encode_packets([bad, b"", b"\0"])
+        for after in b"", encode_frame(Command.HEARTBEAT, 1), encode_packets([alone])[:-1]:
+            found, end = frames_in(b"before" + stream + after, LIMIT, 6)
+            self.assertEqual(len(stream) + 6, end)
+            shown = [one if isinstance(one, bytes) else one.cut() for one in found]
+            expected = [cut(GOOD["tcp4"]), alone, cut(GOOD["udp6"]), bad, b"", b"\0"]
+            self.assertEqual(expected, shown)
+        self.assertEqual(([], 0), frames_in(stream, 3000))
+        self.assertEqual(([], 0), frames_in(bytes(4) + stream, LIMIT))
+
+    def test_missing(self) -> None:
+        """How much of a frame is to come is known from its first twelve bytes on."""
+        for frame in encode_packets([b"12345"]), framed([GOOD["tcp4"]], ROOM).data:
+            for size in range(len(frame) + 1):
+                expected = len(frame) - size if size >= 12 else 0
+                self.assertEqual(expected, missing(frame[:size], LIMIT))
+        self.assertEqual(0, missing(encode_frame(Command.NOTICE, 0, b"12345")[:-1], LIMIT))
+        self.assertEqual(0, missing(encode_packets([bytes(9)])[:-1], 16))
+        self.assertEqual(0, missing(struct.pack("!iii", -4, 2, 0), LIMIT))
