@@ -95,7 +95,7 @@ def rebuild(counters: list[int], payloads: list[bytes], ecn: int = NOT_ECT) -> R
 
 
 def rebuilt_whole(data: bytes, begin: int, end: int, size: int) -> SuperPacket | None:
-    """Return what came in one piece, in *data* from *begin* to *end*; None: no end of ours sends it.
+    """Return what came in one piece, from *begin* to *end* of *data*; None: nothing of ours.
 
     The payload stays where it is, for a copy of all would cost as much as all else here.
 

@@ -276,7 +276,7 @@ class HostileTests(SynchronousTestCase):
 
 
 class StreamTests(SynchronousTestCase):
-    """Frames are cut out of a stream like packets, and where they are super-packets, read there."""
+    """Frames are cut out of a stream like packets; super-packets are read where they are."""
 
     def test_like_packets(self) -> None:
         """From wherever a frame begins, and up to what is none of these or not all there."""
@@ -295,10 +295,10 @@ class StreamTests(SynchronousTestCase):
 
     def test_missing(self) -> None:
         """How much of a frame is to come is known from its first twelve bytes on."""
-        for frame in encode_packets([b"12345"]), framed([GOOD["tcp4"]], ROOM).data:
-            for size in range(len(frame) + 1):
-                expected = len(frame) - size if size >= 12 else 0
-                self.assertEqual(expected, missing(frame[:size], LIMIT))
+        for whole in encode_packets([b"12345"]), framed([GOOD["tcp4"]], ROOM).data:
+            for size in range(len(whole) + 1):
+                expected = len(whole) - size if size >= 12 else 0
+                self.assertEqual(expected, missing(whole[:size], LIMIT))
         self.assertEqual(0, missing(encode_frame(Command.NOTICE, 0, b"12345")[:-1], LIMIT))
         self.assertEqual(0, missing(encode_packets([bytes(9)])[:-1], 16))
         self.assertEqual(0, missing(struct.pack("!iii", -4, 2, 0), LIMIT))
