@@ -15,20 +15,26 @@ from typing import cast
 
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
+from twisted.internet.address import IPv4Address
+from twisted.internet.protocol import Factory
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 
+from pyvpn.crypto.certificates import make_authority, make_key, make_server_certificate, pin_of
 from pyvpn.crypto.keypair import Keypair
 from pyvpn.crypto.noise import TransportKeys
 from pyvpn.crypto.replay import ReplayWindow
 from pyvpn.net.control import ControlLink
 from pyvpn.net.link_owner import LinkOwner
+from pyvpn.net.tls import ServerIdentity, TlsTerms, client_options, server_options
+from pyvpn.net.tls_transport import TlsFactory
 from pyvpn.tunnel.counters import Counters, Drop
 from pyvpn.tunnel.limit import Limit
 from pyvpn.tunnel.prefixes import Prefixes
 from pyvpn.tunnel.router import Router
 from pyvpn.tunnel.session import Session
 from pyvpn.wire.command import VERSION, encode_packets, encode_version
+from pyvpn.wire.framed import framed
 from pyvpn.wire.rebuild import SuperPacket
 from pyvpn.wire.segments import PLAIN, cut, join, residue
 
@@ -36,6 +42,7 @@ BATCH = 45
 PAYLOAD = 1368
 """TCP's share of a packet of 1420 bytes: 52 are headers, with timestamps."""
 OFFICE, LAPTOP = ip_address("192.168.77.20").packed, ip_address("10.73.0.2").packed
+UNIX = 1_700_000_000.0
 SMALL = 36
 """Bytes in a small datagram: 64 with its headers."""
 
@@ -100,6 +107,45 @@ def server(sessions: int = 1) -> tuple[Router, Session]:
         router.add(session)
         session.attach(Forgetful(), 0.0)
     return router, session
+
+
+class TlsEnd:
+    """One end of a control connection with TLS, and what it has written."""
+
+    def __init__(self, terms: TlsTerms, initiator: bool) -> None:
+        self.owner, self.line = Owner(), StringTransport()
+        self.link = ControlLink(
+            cast(LinkOwner, self.owner), Clock(), version=VERSION, initiator=initiator
+        )
+        factory = TlsFactory(terms, Factory.forProtocol(lambda: self.link))
+        self.tls = factory.buildProtocol(IPv4Address("TCP", "192.0.2.1", 51820))
+
+    def hand_over(self, other: TlsEnd) -> None:
+        """Let arrive what was written."""
+        written = self.line.value()
+        self.line.clear()
+        if written:
+            other.tls.dataReceived(written)
+
+
+def tls_links() -> tuple[TlsEnd, TlsEnd]:
+    """A client's control link and a server's, both up."""
+    authority, key = make_key(), make_key()
+    issuer = make_authority(authority, UNIX)
+    certificate = make_server_certificate(key, authority, issuer, ["vpn.example"], UNIX)
+    identity = ServerIdentity(key, (certificate,), authority, issuer, pin_of(certificate))
+    near = TlsEnd(client_options("vpn.example", identity.pin, None, None, None), True)
+    far = TlsEnd(server_options(identity), False)
+    far.tls.makeConnection(far.line)
+    near.tls.makeConnection(near.line)
+    for _ in range(10):
+        near.hand_over(far)
+        far.hand_over(near)
+    assert near.link.is_up
+    assert far.link.is_up
+    near.link.raise_limit()
+    far.link.raise_limit()
+    return near, far
 
 
 @pytest.mark.parametrize("size", [1392, SMALL])
@@ -218,3 +264,46 @@ def test_frames_in(benchmark: BenchmarkFixture) -> None:
 def test_frames_out(benchmark: BenchmarkFixture) -> None:
     """And a batch made one."""
     assert len(benchmark(encode_packets, datagrams(1392))) == BATCH * (1420 + 12)
+
+
+def test_super_frames_in(benchmark: BenchmarkFixture) -> None:
+    """The same of what both ends agreed to send uncut: one frame, one super-packet."""
+    owner, transport = Owner(), StringTransport()
+    link = ControlLink(
+        cast(LinkOwner, owner), Clock(), version=VERSION, initiator=False, tls=False
+    )
+    link.makeConnection(transport)
+    link.dataReceived(encode_version(VERSION))
+    link.raise_limit()
+    came: list[int] = []
+    link.carry_super_packets(lambda _, packets: came.append(sum(p.segments for p in packets)))
+    benchmark(link.dataReceived, framed([super_packet()], 1 << 20).data)
+    assert set(came) == {BATCH}
+
+
+def test_super_frames_out(benchmark: BenchmarkFixture) -> None:
+    """And a super-packet made one frame."""
+    assert benchmark(framed, [super_packet()], 1 << 20).packets == BATCH
+
+
+@pytest.mark.parametrize("uncut", [False, True])
+def test_tls(benchmark: BenchmarkFixture, uncut: bool) -> None:
+    """A batch from one control link to another, through TLS; as packets, and as one frame."""
+    near, far = tls_links()
+    packets, frames = datagrams(1392), [super_packet()]
+    came: list[int] = []
+    far.link.carry_super_packets(lambda _, packets: came.append(sum(p.segments for p in packets)))
+    near.link.carry_super_packets(lambda _, packets: None)
+
+    def cross() -> None:
+        if uncut:
+            near.link.send_frames(frames, 0.0)
+        else:
+            near.link.send_packets(packets, 0.0)
+        near.hand_over(far)
+
+    benchmark(cross)
+    assert far.owner.received % BATCH == 0
+    assert set(came) <= {BATCH}
+    assert uncut == bool(came)
+    assert uncut != bool(far.owner.received)

@@ -4,6 +4,8 @@ It does what the machine decides: connects, logs in and registers, hands on what
 what the server asks, and when the connection is gone waits for the next try.  What it stands on is
 given to it: a way to the server, the words of a log-in, an interface, a clock.  So a client in the
 simulator has this very connection (``pyvpn/testing/simulator/native_client.py``).
+
+(A long file: what may happen to a connection, in each state that it may be in.)
 """
 
 from __future__ import annotations
@@ -35,9 +37,11 @@ from pyvpn.net.process import boottime, end_with_failure
 from pyvpn.tunnel.backoff import Backoff
 from pyvpn.tunnel.counters import Counters
 from pyvpn.wire.command import Command
+from pyvpn.wire.framed import CAPABILITY
 from pyvpn.wire.messages import Answer, ChosenCarrier, Code, Notice, RegisterAnswer, Settings
 from pyvpn.wire.native import Way
 from pyvpn.wire.plain_udp import Addresses
+from pyvpn.wire.rebuild import SuperPacket
 
 _log = Logger()
 
@@ -183,6 +187,8 @@ class Connection:
     def configure(self, link: Link, offer: RegisterAnswer) -> None:
         self.state = "configuring"
         self._offer = offer
+        if CAPABILITY in offer.capabilities and isinstance(link, ControlLink):
+            link.carry_super_packets(self.super_packets)
         if self.alone is not None:
             self.alone.arrived()
         done = Deferred.fromCoroutine(self._interface.agree(offer, self._server_of(link)))
@@ -211,6 +217,8 @@ class Connection:
                 agreed.accepted.mtu,
                 self.is_inside,
             )
+            if link.carries_super_packets:
+                self._interface.session.framed = link
             if self.alone is not None:
                 self.alone.registered(self._offer, self.is_inside)
         for line in self._interface.describe():
@@ -319,6 +327,12 @@ class Connection:
         session = self._interface.session
         if session.owns(link):
             self._interface.router.packets_from_session(session, packets, self._now())
+
+    def super_packets(self, link: ControlLink, packets: list[SuperPacket]) -> None:
+        """Super-packets arrived."""
+        session = self._interface.session
+        if session.owns(link):
+            self._interface.router.super_packets_from_session(session, packets, self._now())
 
     def question(
         self, link: ControlLink, command: int, data: bytes

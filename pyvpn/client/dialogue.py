@@ -17,6 +17,7 @@ from pyvpn.net.control import ControlLink
 from pyvpn.net.link_owner import VersionRefused
 from pyvpn.net.tls import ServerNotVerified, check_pin
 from pyvpn.wire.command import PLAIN_VERSION, VERSION, Command
+from pyvpn.wire.framed import CAPABILITY as FRAMES
 from pyvpn.wire.messages import (
     Code,
     LogIn,
@@ -161,7 +162,7 @@ class NativeDialogue:
         request = Register(
             address4=wanted.get(4, ""),
             address6=wanted.get(6, ""),
-            capabilities=(CAPABILITY,) if key else (),
+            capabilities=(FRAMES, CAPABILITY) if key else (FRAMES,),
             wireguard_key=key,
             carrier=carrier,
             agreement=agreement,

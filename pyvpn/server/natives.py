@@ -79,7 +79,7 @@ class Natives:
         token = self.claims.claim(session, public, self._mtu(), offload)
         return replace(
             answer,
-            capabilities=(CAPABILITY,) if offload else (),
+            capabilities=(*answer.capabilities, *((CAPABILITY,) if offload else ())),
             wireguard_key=key_to_base64(static.public),
             wireguard_endpoints=self._endpoints(),
             token=b64encode(token).decode(),

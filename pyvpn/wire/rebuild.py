@@ -1,6 +1,8 @@
 """Offload payloads made into super-packets again: the other end of :mod:`pyvpn.wire.offload`.
 
-Rules of this file: what :func:`rebuild` returns stands for packets that honest ends could have
+And what came in one piece (:mod:`pyvpn.wire.framed`), by the same rules.
+
+Rules of this file: what it returns stands for packets that honest ends could have
 sent, and for no more of them than came; no kind, length, offset or checksum is the other end's
 word: each is computed here; nothing raises because of what is in a payload.
 
@@ -10,6 +12,7 @@ Sources: those of :mod:`pyvpn.wire.segments`; RFC 6040 (congestion met outside).
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from operator import itemgetter, methodcaller
 from typing import NamedTuple
 
@@ -34,17 +37,14 @@ _ENDING, _CWR = 0x01 | 0x08, 0x80  # FIN and PSH
 class SuperPacket(NamedTuple):
     """What was rebuilt of a run, or of a part of it: one or several packets of one flow."""
 
-    pieces: list[bytes]
-    """What one write to the TUN takes: virtio header and headers, then each payload."""
+    pieces: Sequence[bytes | memoryview]
+    """What one write to the TUN takes: virtio header and headers, then the payload."""
     ends: tuple[bytes, bytes]
     """Source and destination of all of it, packed."""
     size: int
     """Bytes of the packets that it stands for."""
-
-    @property
-    def segments(self) -> int:
-        """How many packets it stands for."""
-        return len(self.pieces) - 1
+    segments: int
+    """How many these are."""
 
     def cut(self) -> list[bytes]:
         """Return these packets, complete."""
@@ -92,6 +92,25 @@ def rebuild(counters: list[int], payloads: list[bytes], ecn: int = NOT_ECT) -> R
             packets.append(made)
         first = after
     return Rebuilt(packets, refused, congested)
+
+
+def rebuilt_whole(data: bytes, begin: int, end: int, size: int) -> SuperPacket | None:
+    """Return what came in one piece, from *begin* to *end* of *data*; None: nothing of ours.
+
+    The payload stays where it is, for a copy of all would cost as much as all else here.
+
+    Args:
+        size: bytes of payload in each packet but the last, as the other end says.
+    """
+    start = data[begin : min(begin + 100, end)]
+    found = headers_of(start)
+    if found is None:
+        return None
+    protocol, at, after, total = found
+    if total != end - begin or not is_run(protocol, size, total - after):
+        return None
+    part = _Part(start[:after], protocol, at, size, total - after, 0)
+    return part.assembled([memoryview(data)[begin + after : end]], part.count, total - after)
 
 
 class _Part:
@@ -170,13 +189,22 @@ class _Part:
 
         None: they met congestion, and their ends do not understand that.
         """
-        head, at, size, index = self.head, self.at, self.size, self.index
-        after, count = len(head), len(payloads)
-        bodies = list(map(itemgetter(slice(after, None)), payloads))
-        is_last = index + count == self.count
-        if is_last:
+        count = len(payloads)
+        bodies = list(map(itemgetter(slice(len(self.head), None)), payloads))
+        if self.index + count == self.count:
             bodies[-1] = bodies[-1][: self.last]
-        length = (count - 1) * size + len(bodies[-1])
+        length = (count - 1) * self.size + len(bodies[-1])
+        return self.assembled(bodies, count, length, ecn)
+
+    def assembled(
+        self, bodies: Sequence[bytes | memoryview], count: int, length: int, ecn: int = NOT_ECT
+    ) -> SuperPacket | None:
+        """Return our own packet and those behind it, *count* with *length* bytes of payload.
+
+        None as in :meth:`made`.
+        """
+        head, at, size, index = self.head, self.at, self.size, self.index
+        after = len(head)
         transport = after - at + length
         if at == 20:
             kind, addresses = GSO_TCP4, head[12:20]
@@ -199,7 +227,7 @@ class _Part:
             offset, flags = 16, head[at + 13]
             if index:
                 flags &= ~_CWR
-            if not is_last:
+            if index + count < self.count:
                 flags &= ~_ENDING
             if flags & _CWR:
                 kind |= GSO_ECN
@@ -227,4 +255,5 @@ class _Part:
             [vnet + before + behind, *bodies],
             (addresses[:half], addresses[half:]),
             count * after + length,
+            count,
         )
