@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from itertools import combinations, product
 
+FIRSTS = 32
+"""Combinations that are tried as the first, at most: a matter of a second, or two."""
+
 Combination = dict[str, object]
 Pair = tuple[tuple[str, object], tuple[str, object]]
 
@@ -24,10 +27,11 @@ def pairwise(dimensions: Mapping[str, Sequence[object]]) -> list[Combination]:
     """Return combinations in which each value of a dimension meets each of every other.
 
     The same for the same *dimensions*: always the first of those that bring most pairs together
-    which have not met, from whichever first combination the fewest follow.
+    which have not met, from whichever of some first ones the fewest follow.
     """
     wanted = every(dimensions)
-    return min((_covering(wanted, first) for first in wanted), key=len)
+    firsts = wanted[:: len(wanted) // FIRSTS + 1]
+    return min((_covering(wanted, first) for first in firsts), key=len)
 
 
 def _covering(wanted: list[Combination], first: Combination) -> list[Combination]:

@@ -17,7 +17,7 @@ SIZES = st.lists(st.integers(1, 3), min_size=2, max_size=5)
 class PairwiseTests(SynchronousTestCase):
     """Every two values meet."""
 
-    @settings(deadline=None)
+    @settings(deadline=None, max_examples=25)
     @given(SIZES)
     def test_covered(self, sizes: list[int]) -> None:
         """All pairs that there are, whatever the dimensions; and each time the same."""

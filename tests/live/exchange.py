@@ -157,8 +157,16 @@ class Datagrams:
             made = [content(number + n, each) for n, each in enumerate(sizes)]
             if not (as_one and self._send_as_one(made)):
                 for each in made:
-                    self._socket.send(each)
+                    self._send_one(each)
             number += count
+
+    def _send_one(self, datagram: bytes) -> None:
+        try:
+            self._socket.send(datagram)
+        except OSError as error:
+            if error.errno != errno.EMSGSIZE:
+                raise
+            self._socket.send(datagram)  # that was news of an earlier one; now it is cut
 
     def _send_as_one(self, datagrams: list[bytes]) -> bool:
         """Leave it to the kernel to cut them; False: they are too large for that."""
@@ -195,6 +203,12 @@ class Datagrams:
             except TimeoutError:
                 if self._over.is_set():
                     break
+                continue
+            except OSError as error:
+                if error.errno != errno.EMSGSIZE:  # of what we have sent
+                    raise
+                continue
+            if not got:  # it only said where it is
                 continue
             number = _NUMBER.unpack_from(got)[0] if len(got) >= _NUMBER.size else len(sizes)
             if number >= len(sizes) or got != content(number, sizes[number]):
