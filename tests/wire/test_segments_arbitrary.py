@@ -96,7 +96,8 @@ def flows(draw: st.DrawFn) -> list[bytes]:
                 else ip4(protocol, content, identity=identity, fragment=fragment)
             )
             packets += cut(frame(packet, size))
-            seq, identity = (seq + size * count) % 2**32, (identity + count) % 2**16
+            seq = (seq + size * count) % 2**32
+            identity = (identity + count + draw(st.integers(0, 1))) % 2**16
     order = draw(st.permutations(range(len(packets)))) if draw(st.booleans()) else None
     if order is not None:
         packets = [packets[at] for at in order]
