@@ -67,13 +67,13 @@ class Burst(NamedTuple):
     """Bytes of payload of each but the last."""
     last: int
     """Of the last."""
-    count: int
+    number: int
     as_one: bool
     """Whether the kernel gets them as one, and cuts them."""
 
     @property
     def sizes(self) -> list[int]:
-        return [self.size] * (self.count - 1) + [self.last]
+        return [self.size] * (self.number - 1) + [self.last]
 
 
 def bursts(seed: int, total: int, largest: int) -> list[Burst]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
+from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -64,7 +66,7 @@ def whole_frames(draw: st.DrawFn) -> bytes:
     return frame(packet, size)
 
 
-def bent(draw: st.DrawFn, packet: bytes, places: int = 64) -> bytes:
+def bent(draw: Callable[..., Any], packet: bytes, places: int = 64) -> bytes:
     """Return *packet* with some of its first bytes changed, or its end."""
     made = bytearray(packet)
     for at, value in draw(
