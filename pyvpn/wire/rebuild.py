@@ -222,7 +222,8 @@ class _Part:
             if marked is None:
                 return None
             before = marked
-        partial = residue(addresses, self.protocol + transport)
+        # Never its other name, 0: of an IPv6 datagram the kernel takes that for a wrong checksum.
+        partial = residue(addresses, self.protocol + transport) or 65535
         if self.protocol == TCP:
             offset, flags = 16, head[at + 13]
             if index:

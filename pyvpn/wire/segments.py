@@ -449,7 +449,8 @@ def _write(run: _Run) -> Write:
         before = head[:4] + (run.total - 40).to_bytes(2, "big") + head[6:40]
         addresses = head[8:40]
     length = run.total - at
-    partial = residue(addresses, protocol + length).to_bytes(2, "big")
+    # Never its other name, 0: of an IPv6 datagram the kernel takes that for a wrong checksum.
+    partial = (residue(addresses, protocol + length) or 65535).to_bytes(2, "big")
     if protocol == _TCP:
         offset = _TCP_CHECKSUM
         flags = head[at + 13] | packets[-1][at + 13] & _PSH
