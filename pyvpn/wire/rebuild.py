@@ -10,8 +10,9 @@ Sources: those of :mod:`pyvpn.wire.segments`; RFC 6040 (congestion met outside).
 from __future__ import annotations
 
 import struct
+from itertools import repeat
 from operator import itemgetter, methodcaller
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pyvpn.wire.ip import NOT_ECT, decapsulated
 from pyvpn.wire.offload import PADDING, TCP, headers_of, is_run
@@ -25,6 +26,9 @@ from pyvpn.wire.segments import (
     cut,
     residue,
 )
+
+if TYPE_CHECKING:
+    from pyvpn.wire.packed import Packed
 
 _VNET = struct.Struct("=BBHHHH")
 _PAIR = struct.Struct(">HH")
@@ -92,6 +96,43 @@ def rebuild(counters: list[int], payloads: list[bytes], ecn: int = NOT_ECT) -> R
             packets.append(made)
         first = after
     return Rebuilt(packets, refused, congested)
+
+
+def rebuild_packed(packed: Packed, first: int, ecn: int = NOT_ECT) -> list[SuperPacket] | None:
+    """Do :func:`rebuild` with what *packed* holds, opened; the first has the counter *first*.
+
+    None where :func:`rebuild` may find anything but whole stretches of runs.  What is returned
+    lies in the buffers of *packed*.
+    """
+    found: list[SuperPacket] = []
+    place, count, stride = 0, len(packed), packed.stride
+    starts_with = packed.plain.startswith
+    while place < count:
+        payload = packed.payload(place)
+        part = _Part.read(payload, first + place)
+        if part is None:
+            return None
+        head, after = part.head, len(part.head)
+        end = min(place + part.count - part.index, count)
+        last = part.count - 1 - part.index + place  # where the last of the run would be
+        full = min(end, last, packed.full)
+        if (full > place and stride != after + part.size) or not all(
+            map(starts_with, repeat(head), range(place * stride, end * stride, stride))
+        ):
+            return None
+        bodies: list[Any] = packed.views(place, min(end, packed.full), after)
+        if end > full:  # the last of the run, or of the batch
+            behind = payload if end - 1 == place else packed.payload(end - 1)
+            if not part.fits(part.index + end - 1 - place, len(behind)):
+                return None
+            if end > packed.full:
+                bodies.append(behind[after:])
+        made = part.made_of(bodies, ecn)
+        if made is None:
+            return None
+        found.append(made)
+        place = end
+    return found
 
 
 class _Part:
@@ -170,9 +211,13 @@ class _Part:
 
         None: they met congestion, and their ends do not understand that.
         """
+        after = len(self.head)
+        return self.made_of(list(map(itemgetter(slice(after, None)), payloads)), ecn)
+
+    def made_of(self, bodies: list[bytes], ecn: int) -> SuperPacket | None:
+        """Do :meth:`made` with what is behind the headers; the list is ours then."""
         head, at, size, index = self.head, self.at, self.size, self.index
-        after, count = len(head), len(payloads)
-        bodies = list(map(itemgetter(slice(after, None)), payloads))
+        after, count = len(head), len(bodies)
         is_last = index + count == self.count
         if is_last:
             bodies[-1] = bodies[-1][: self.last]
