@@ -203,9 +203,7 @@ class _Stretch:
 
     def takes(self, packet: bytes) -> bool:
         """Whether *packet*, which is shorter, continues the stretch, as ``join`` sees it."""
-        if self.pushed:
-            return False
-        # Two that fit together do so by the same rules wherever they lie.
+        # Two that fit together do so by the same rules wherever they lie, PSH included.
         before = self.packed.payload(self.end - 1)
         if len(join([before, packet])) > 1:
             return False

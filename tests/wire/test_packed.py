@@ -373,6 +373,16 @@ class JoinedTests(SynchronousTestCase):
         self.assertEqual([4, 1, 7], [each.segments for each in found])
         self.assertEqual(bad[4:5], found[1].cut())
         self.assertIsNone(joined(packed_of(bad)))
+        # And when TCP's is wrong by the opposite, so that the sum of all is right again.
+        opposite = []
+        for packet in packets:
+            one = bytearray(packet)
+            for at, by in ((10, 1), (36, -1)):
+                one[at : at + 2] = (int.from_bytes(one[at : at + 2], "big") + by).to_bytes(
+                    2, "big"
+                )
+            opposite.append(bytes(one))
+        self.assertIsNone(joined(packed_of(opposite)))
 
     def test_pushed(self) -> None:
         """Behind a packet that says "now" nothing is joined to it, and it says so itself."""
