@@ -34,8 +34,12 @@ from pyvpn.tunnel.prefixes import Prefixes
 from pyvpn.tunnel.router import Router
 from pyvpn.tunnel.session import Session
 from pyvpn.wire.command import VERSION, encode_packets, encode_version
+from pyvpn.wire.datagram import DATA, OFFLOAD
 from pyvpn.wire.framed import framed
-from pyvpn.wire.rebuild import SuperPacket
+from pyvpn.wire.offload import Run, outgoing
+from pyvpn.wire.packed import Packed
+from pyvpn.wire.packed_join import joined
+from pyvpn.wire.rebuild import SuperPacket, rebuild_packed
 from pyvpn.wire.segments import PLAIN, cut, join, residue
 
 BATCH = 45
@@ -166,6 +170,53 @@ def test_open(benchmark: BenchmarkFixture, size: int) -> None:
 
     opened = benchmark.pedantic(theirs.receive_all, setup=fresh, rounds=2000, warmup_rounds=50)
     assert all(isinstance(each, bytes) for each in opened)
+
+
+def batch_of(sealed: list[bytes], kept: Packed) -> None:
+    """Have *kept* hold it, as if received."""
+    whole = b"".join(sealed)
+    kept.buffer[: len(whole)] = whole
+    kept.take(len(whole), len(sealed[0]))
+
+
+def test_packed_join(benchmark: BenchmarkFixture) -> None:
+    """Data messages that came as one become a super-packet: opening and joining."""
+    ours, theirs = keypairs()
+    packets, kept = cut(super_packet()), Packed()
+
+    def open_and_join() -> int:
+        assert kept.head()
+        assert theirs.receive_packed(kept, DATA)
+        return len(joined(kept) or ())
+
+    made = benchmark.pedantic(
+        open_and_join,
+        setup=lambda: batch_of(ours.seal(packets, 1420), kept),
+        rounds=2000,
+        warmup_rounds=50,
+    )
+    assert made == 1
+
+
+def test_packed_rebuild(benchmark: BenchmarkFixture) -> None:
+    """And offload payloads."""
+    ours, theirs = keypairs()
+    [run] = outgoing([super_packet()], 1420).items
+    assert isinstance(run, Run)
+    kept = Packed()
+
+    def open_and_rebuild() -> int:
+        assert kept.head()
+        counters = theirs.receive_packed(kept, OFFLOAD)
+        return len(rebuild_packed(kept, counters[0]) or ())
+
+    made = benchmark.pedantic(
+        open_and_rebuild,
+        setup=lambda: batch_of(ours.seal_run(run), kept),
+        rounds=2000,
+        warmup_rounds=50,
+    )
+    assert made == 1
 
 
 def test_cut(benchmark: BenchmarkFixture) -> None:

@@ -300,6 +300,8 @@ class DataChannel:
 
     def _deliver_super(self, peer: Peer, packets: list[SuperPacket], now: float) -> None:
         self._router.super_packets_from_session(self._session, packets, now)
+        if self.choice.next_due > now + CHECK_SECONDS:
+            self.arm()
 
     def _native(self, peer: Peer, payloads: list[bytes], now: float) -> None:
         for payload in payloads:

@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
+from itertools import repeat
 from operator import itemgetter, methodcaller
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pyvpn.wire.ip import NOT_ECT, decapsulated
 from pyvpn.wire.offload import PADDING, TCP, headers_of, is_run
@@ -28,6 +29,9 @@ from pyvpn.wire.segments import (
     cut,
     residue,
 )
+
+if TYPE_CHECKING:
+    from pyvpn.wire.packed import Packed
 
 _VNET = struct.Struct("=BBHHHH")
 _PAIR = struct.Struct(">HH")
@@ -113,6 +117,43 @@ def rebuilt_whole(data: bytes, begin: int, end: int, size: int) -> SuperPacket |
     return part.assembled([memoryview(data)[begin + after : end]], part.count, total - after)
 
 
+def rebuild_packed(packed: Packed, first: int, ecn: int = NOT_ECT) -> list[SuperPacket] | None:
+    """Do :func:`rebuild` with what *packed* holds, opened; the first has the counter *first*.
+
+    None where :func:`rebuild` may find anything but whole stretches of runs.  What is returned
+    lies in the buffers of *packed*.
+    """
+    found: list[SuperPacket] = []
+    place, count, stride = 0, len(packed), packed.stride
+    starts_with = packed.plain.startswith
+    while place < count:
+        payload = packed.payload(place)
+        part = _Part.read(payload, first + place)
+        if part is None:
+            return None
+        head, after = part.head, len(part.head)
+        end = min(place + part.count - part.index, count)
+        last = part.count - 1 - part.index + place  # where the last of the run would be
+        full = min(end, last, packed.full)
+        if (full > place and stride != after + part.size) or not all(
+            map(starts_with, repeat(head), range(place * stride, end * stride, stride))
+        ):
+            return None
+        bodies: list[Any] = packed.views(place, min(end, packed.full), after)
+        if end > full:  # the last of the run, or of the batch
+            behind = payload if end - 1 == place else packed.payload(end - 1)
+            if not part.fits(part.index + end - 1 - place, len(behind)):
+                return None
+            if end > packed.full:
+                bodies.append(behind[after:])
+        made = part.made_of(bodies, ecn)
+        if made is None:
+            return None
+        found.append(made)
+        place = end
+    return found
+
+
 class _Part:
     """What the payload of one datagram says of the run that it belongs to."""
 
@@ -189,8 +230,11 @@ class _Part:
 
         None: they met congestion, and their ends do not understand that.
         """
-        count = len(payloads)
-        bodies = list(map(itemgetter(slice(len(self.head), None)), payloads))
+        return self.made_of(list(map(itemgetter(slice(len(self.head), None)), payloads)), ecn)
+
+    def made_of(self, bodies: list[bytes | memoryview], ecn: int = NOT_ECT) -> SuperPacket | None:
+        """Do :meth:`made` with what is behind the headers; the list is ours then."""
+        count = len(bodies)
         if self.index + count == self.count:
             bodies[-1] = bodies[-1][: self.last]
         length = (count - 1) * self.size + len(bodies[-1])
