@@ -11,6 +11,7 @@ from twisted.internet.abstract import FileDescriptor
 from twisted.internet.interfaces import IPushProducer, IReactorTime, ITCPTransport, ITransport
 from twisted.logger import Logger
 from twisted.protocols.policies import ProtocolWrapper
+from twisted.python.failure import Failure
 from zope.interface import implementer
 
 _log = Logger()
@@ -100,7 +101,7 @@ class Valve:
 
         Where super-packets ride the kernel gets them at once, and not in the reactor's next turn:
         what comes from the TUN until then would find the queue full.  What the kernel does not
-        take, and an error, which it tells again, are for that turn.
+        take is for that turn, and so is an error, which it tells only once.
         """
         if not self._is_wide:
             transport.write(data)
@@ -114,7 +115,9 @@ class Valve:
             and connection.connected
             and not connection.disconnecting
         ):
-            connection.doWrite()
+            why = connection.doWrite()
+            if isinstance(why, Exception):
+                self._clock.callLater(0, _lose, connection, why)
         connection.bufferSize = max(self.size, READ_WIDE)
 
     def fitting(self, packets: list[bytes]) -> list[bytes]:
@@ -193,6 +196,12 @@ def bytes_a_second(handle: socket.socket) -> int:
     0 if that is not known.
     """
     return _look_into(handle)[2]
+
+
+def _lose(connection: Any, why: Exception) -> None:
+    """Let *connection* end for *why*, unless it has."""
+    if connection.connected:
+        connection.connectionLost(Failure(why))
 
 
 def _look_into(handle: socket.socket) -> tuple[int, int, int]:

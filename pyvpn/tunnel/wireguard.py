@@ -323,7 +323,11 @@ class WireGuard:
             return False
         if kind == OFFLOAD:
             made = rebuild_packed(packed, counters[0], ecn)
-        elif self._deliver_super is not None and peer.owner is not None:
+        elif (
+            self._deliver_super is not None
+            and peer.owner is not None
+            and getattr(peer.owner, "limit_in", None) is None  # which counts packets
+        ):
             made = joined(packed, ecn)
         else:
             made = None

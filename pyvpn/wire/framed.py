@@ -18,7 +18,7 @@ import struct
 from typing import NamedTuple
 
 from pyvpn.wire.command import LIMIT, NO_TRANSACTION, Command
-from pyvpn.wire.offload import Whole, wholes
+from pyvpn.wire.offload import LEAST_SEGMENT, Whole, wholes
 from pyvpn.wire.rebuild import SuperPacket, rebuilt_whole
 from pyvpn.wire.segments import VNET_SIZE, cut
 
@@ -67,7 +67,7 @@ def framed(frames: list[bytes], room: int) -> Framed:
     for item in items:
         if isinstance(item, Whole):
             length = len(item.frame) - VNET_SIZE
-            if length <= LARGEST:
+            if length <= LARGEST and item.segment >= LEAST_SEGMENT:
                 count = item.packets
                 is_full = is_full or (length > left and bool(pieces))
                 if is_full:

@@ -25,6 +25,8 @@ LEAST_SIZE = 128
 """Bytes of each."""
 ROOM = 65_536
 """Bytes that the kernel hands out at a time, at most."""
+MOST_STRETCHES = 4
+"""Of a batch that is treated where it lies; where flows take turns, others sort them."""
 MOST_LAYOUTS = 8
 """Sizes of datagrams whose views are kept.  A stranger chooses sizes, too."""
 

@@ -15,10 +15,11 @@ import struct
 from collections.abc import Sequence
 from itertools import repeat
 from operator import itemgetter, methodcaller
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from pyvpn.wire.ip import NOT_ECT, decapsulated
-from pyvpn.wire.offload import PADDING, TCP, headers_of, is_run
+from pyvpn.wire.offload import LEAST_SEGMENT, PADDING, TCP, headers_of, is_run
+from pyvpn.wire.packed import MOST_STRETCHES, Packed
 from pyvpn.wire.segments import (
     GSO_ECN,
     GSO_NONE,
@@ -29,9 +30,6 @@ from pyvpn.wire.segments import (
     cut,
     residue,
 )
-
-if TYPE_CHECKING:
-    from pyvpn.wire.packed import Packed
 
 _VNET = struct.Struct("=BBHHHH")
 _PAIR = struct.Struct(">HH")
@@ -113,6 +111,8 @@ def rebuilt_whole(data: bytes, begin: int, end: int, size: int) -> SuperPacket |
     protocol, at, after, total = found
     if total != end - begin or not is_run(protocol, size, total - after):
         return None
+    if size < LEAST_SEGMENT:  # of UDP: sixty-four datagrams out of a hundred bytes
+        return None
     part = _Part(start[:after], protocol, at, size, total - after, 0)
     return part.assembled([memoryview(data)[begin + after : end]], part.count, total - after)
 
@@ -150,6 +150,8 @@ def rebuild_packed(packed: Packed, first: int, ecn: int = NOT_ECT) -> list[Super
         if made is None:
             return None
         found.append(made)
+        if len(found) > MOST_STRETCHES:
+            return None  # each may have headers of another length, and views are made for each
         place = end
     return found
 

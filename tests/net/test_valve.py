@@ -11,6 +11,7 @@ from typing import Any
 from twisted.internet.abstract import FileDescriptor
 from twisted.internet.task import Clock
 from twisted.internet.testing import MemoryReactor, StringTransport
+from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
 from pyvpn.net.valve import (
@@ -64,8 +65,15 @@ class Connection(FileDescriptor):
         self.connected = 1
         self.socket = handle
 
-    def doWrite(self) -> None:
+        self.outcome: Exception | None = None
+        self.lost: list[Exception] = []
+
+    def doWrite(self) -> Exception | None:
         self.writes += 1
+        return self.outcome
+
+    def connectionLost(self, reason: Failure) -> None:
+        self.lost.append(reason.value)
 
 
 class KernelTests(SynchronousTestCase):
@@ -186,6 +194,22 @@ class KernelTests(SynchronousTestCase):
         self.assertEqual((1, READ_WIDE), (connection.writes, connection.bufferSize))
         # More than a queue is noticed all the same.
         self.assertEqual([QUEUE_MOST, QUEUE_MOST], sizes)
+
+    def test_error(self) -> None:
+        """What is wrong with the connection, which the kernel says once, is why it ends."""
+        connection = Connection(self.socket)
+        valve = Valve(self.clock)
+        valve.fit(connection)
+        valve.widen()
+        connection.outcome = error = ConnectionResetError()
+        valve.write(StringTransport(), b"a")
+        self.assertEqual([], connection.lost)
+        self.clock.advance(0)
+        self.assertEqual([error], connection.lost)
+        valve.write(StringTransport(), b"a")
+        connection.connected = 0
+        self.clock.advance(0)
+        self.assertEqual([error], connection.lost)
 
     def test_not_sent_at_the_end(self) -> None:
         """A connection that ends, or has ended, is the reactor's: it would never end else."""

@@ -37,6 +37,7 @@ class Right:
         self.peer.owner = self
         self.got: list[bytes] = []
         self.supers = 0
+        self.limit_in: object = None
         self.pair.right.deliver = self.keep  # type: ignore[method-assign]
         self.pair.right.wg._deliver_super = self.keep_super
         self.pair.net.now += 1.0
@@ -138,6 +139,13 @@ class PackedTests(SynchronousTestCase):
             self.assertEqual(1, end.supers)
             self.assertEqual(cut(STREAM), end.got)
             self.assertEqual(0, end.pair.right.counters.total())
+
+    def test_limited(self) -> None:
+        """Whose packets are counted one by one, for a limit, has them joined by nobody."""
+        end = Right()
+        end.limit_in = object()
+        end.receive(end.seal(), True)
+        self.assertEqual((0, cut(STREAM)), (end.supers, end.got))
 
     def test_twice(self) -> None:
         """The same batch again is nothing but replays."""

@@ -10,6 +10,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from pyvpn.wire.command import LIMIT, Command, encode_frame, encode_packets, packets_in
 from pyvpn.wire.framed import LARGEST, MARK, framed, frames_in, missing, super_packet_of
+from pyvpn.wire.offload import LEAST_SEGMENT
 from pyvpn.wire.segments import PLAIN, VNET_SIZE, cut
 from tests.wire.plain_offload import header_sizes, plain_packet, stated_length
 from tests.wire.plain_segments import (
@@ -66,6 +67,12 @@ def data_of(whole: bytes) -> bytes:
     return data
 
 
+def segment_of(whole: bytes) -> int:
+    """Return the bytes of payload in each packet but the last of the super-packet *whole*."""
+    size: int = struct.unpack_from("=BBHHHH", whole)[3]
+    return size
+
+
 def plain_super_packet(data: bytes) -> list[bytes] | None:
     """Return the packets that *data* stands for, the slow and obvious way; None if for none.
 
@@ -75,7 +82,7 @@ def plain_super_packet(data: bytes) -> list[bytes] | None:
         return None
     size, packet = struct.unpack_from(">H", data, 2)[0], data[4:]
     sizes = header_sizes(packet)
-    if sizes is None or size == 0 or stated_length(packet) != len(packet):
+    if sizes is None or size < LEAST_SEGMENT or stated_length(packet) != len(packet):
         return None
     after, at = sizes
     fields = (16, 18) if transport_of(packet)[0] == TCP else (6, 4)
@@ -90,7 +97,7 @@ def plain_super_packet(data: bytes) -> list[bytes] | None:
 class SameTests(SynchronousTestCase):
     """What arrives is what was sent."""
 
-    @given(offloadable())
+    @given(offloadable().filter(lambda whole: segment_of(whole) >= LEAST_SEGMENT))
     def test_whole(self, whole: bytes) -> None:
         """A super-packet arrives as the same, byte for byte, and stands for the same packets."""
         made = super_packet_of(data_of(whole))
@@ -118,6 +125,13 @@ class SameTests(SynchronousTestCase):
             made = framed([whole], ROOM)
             self.assertEqual(len(whole) - VNET_SIZE + 16, len(made.data))
             self.assertEqual((4, 0, 0), (made.packets, made.refused, made.unknown))
+
+    def test_tiny_datagrams(self) -> None:
+        """A frame that would stand for many times as much is not sent: the packets are."""
+        whole = frame(ip4(UDP, udp(payload_of(470, 1))), 47)
+        self.assertEqual(cut(whole), sent([whole]))
+        (data,) = sent([frame(ip4(UDP, udp(payload_of(480, 1))), 48)])
+        self.assertTrue(data.startswith(MARK))
 
     def test_datagrams_gathered(self) -> None:
         """Equal datagrams of a flow that come one by one are one frame, too."""
@@ -228,11 +242,13 @@ class HostileTests(SynchronousTestCase):
     def test_refused(self) -> None:
         """Each lie about a field is refused; the same frame without it is not."""
         four, six, datagrams = (data_of(GOOD[name]) for name in ("tcp4", "tcp6", "udp4"))
+        small = data_of(frame(ip4(UDP, udp(payload_of(480, 1))), 48))
         for what, good, at, value in (
             ("mark", four, 0, b"\x01"),
             ("mark's second byte", four, 1, b"\x01"),
             ("size 0", four, 2, bytes(2)),
             ("size of TCP below the least", four, 2, (47).to_bytes(2, "big")),
+            ("size of UDP below the least", small, 2, (47).to_bytes(2, "big")),
             ("size as large as all", four, 2, (3500).to_bytes(2, "big")),
             ("size beyond all", six, 2, b"\xff\xff"),
             ("too many datagrams", datagrams, 2, (54).to_bytes(2, "big")),
