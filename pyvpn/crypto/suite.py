@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM, ChaCha20Poly1305
 IDENTIFIER = b"WireGuard v1 zx2c4 Jason@zx2c4.com"
 """What WireGuard has for Noise's prologue, with either suite."""
 
-CAPABILITY = "aes-gcm"
+AES_CAPABILITY = "aes-gcm"
 """The word by which one end of ours tells the other that it takes :data:`AES_GCM`."""
 
 
