@@ -109,6 +109,7 @@ class NativeDialogue:
         device_name: what people shall call this machine.
         by_udp: our WireGuard key in base64 (empty: we shall not come by UDP), how packets travel
             now, and which session the tunnel is of, as the server named it.
+        capabilities: the words for what we can do by UDP.
     """
 
     version = VERSION
@@ -122,7 +123,9 @@ class NativeDialogue:
         password: Callable[[], str | None],
         device_name: str,
         by_udp: Callable[[], tuple[str, str, str]] = lambda: ("", "tcp", ""),
+        capabilities: Callable[[], tuple[str, ...]] = lambda: (CAPABILITY,),
     ) -> None:
+        self._capabilities = capabilities
         self._by_udp = by_udp
         self._config = config
         self._device = device
@@ -150,7 +153,7 @@ class NativeDialogue:
         request = Register(
             address4=wanted.get(4, ""),
             address6=wanted.get(6, ""),
-            capabilities=(CAPABILITY,) if key else (),
+            capabilities=self._capabilities() if key else (),
             wireguard_key=key,
             carrier=carrier,
             agreement=agreement,

@@ -50,6 +50,7 @@ from pyvpn.net.process import (
     own_signals,
     refuse_to_start,
 )
+from pyvpn.net.processor import suites
 from pyvpn.net.threads import DaemonThreads
 from pyvpn.tunnel.backoff import Backoff
 from pyvpn.tunnel.choice import Transport
@@ -175,7 +176,12 @@ class ClientService(Service):
             return PlainDialogue(config.tunnel.address[0])  # type: ignore[arg-type]  # IPv4, checked
         self._device = Device(config.state_dir, server_name(config))
         name = config.device_name or socket.gethostname()
-        return NativeDialogue(config, self._device, self._password, name, self._by_udp)
+        return NativeDialogue(
+            config, self._device, self._password, name, self._by_udp, self._capabilities
+        )
+
+    def _capabilities(self) -> tuple[str, ...]:
+        return () if self.data is None else self.data.capabilities
 
     def _by_udp(self) -> tuple[str, str, str]:
         data = self.data
@@ -559,6 +565,8 @@ class ClientService(Service):
                 self.data.ended("another server is configured")
         self.config, self.dialogue = fresh, dialogue
         self.interface.configure(fresh)
+        if self.data is not None:
+            self.data.wireguard.suites = suites(fresh.tunnel.cipher)
         self._backoff.most = fresh.tunnel.max_backoff
         _log.info("configuration read again: connecting anew")
         self._backoff.established()

@@ -25,6 +25,7 @@ from pyvpn.client.heart import Heart
 from pyvpn.client.machine import Link, Setback, make_course
 from pyvpn.client.outside import Outside, Port
 from pyvpn.client.service import DOUBT_SECONDS, PROOF_SECONDS, SECURE_SECONDS
+from pyvpn.crypto.suite import AES_CAPABILITY, AES_GCM, CHACHA
 from pyvpn.crypto.tai64n import Stamps
 from pyvpn.crypto.x25519 import StaticKey
 from pyvpn.errors import Misuse, PeerError
@@ -219,6 +220,7 @@ class _Process:
                 clock.seconds,
                 end.unix,
                 end.random,
+                (CHACHA, AES_GCM),
             ),
             self.router,
             self.session,
@@ -291,6 +293,7 @@ class _Process:
             raise setback_of(admitted.code, admitted.message, admitted.retry_after, "log-in")
         link.raise_limit()
         request = Register(
+            capabilities=tuple(w for w in self.data.capabilities if w == AES_CAPABILITY),
             wireguard_key=self.data.public,
             carrier=self.data.carrier,
             agreement=self.data.choice.agreement,

@@ -15,6 +15,7 @@ from typing import Any, ParamSpec, TypeVar, cast
 from twisted.internet.defer import Deferred, fail, succeed
 
 from pyvpn.config import Endpoint
+from pyvpn.crypto.suite import AES_GCM, CHACHA
 from pyvpn.crypto.x25519 import StaticKey
 from pyvpn.errors import Misuse
 from pyvpn.net.clockwork import Clockwork
@@ -230,6 +231,7 @@ class _Process:
             random=end.random,
             ports=_SimPorts(end.host, end.counters),
         )
+        self.wireguard.wireguard.suites = (CHACHA, AES_GCM)
         self.clients.natives = self.wireguard.natives
         Pacing(clock, self.router, clock.seconds, self.wireguard.clockwork.arm)
         self.wireguard.let_return(
