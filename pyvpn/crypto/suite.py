@@ -12,9 +12,10 @@ Sources: the Noise Protocol Framework, revision 34, section 12; WireGuard whitep
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from hashlib import blake2s
 from struct import Struct
-from typing import Literal, NamedTuple
+from typing import Literal
 
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM, ChaCha20Poly1305
 
@@ -25,7 +26,8 @@ AES_CAPABILITY = "aes-gcm"
 """The word by which one end of ours tells the other that it takes :data:`AES_GCM`."""
 
 
-class Suite(NamedTuple):
+@dataclass(frozen=True, eq=False, slots=True)
+class Suite:
     """How a handshake, and the keypair that it gives, seal."""
 
     name: str

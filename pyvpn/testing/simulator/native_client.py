@@ -25,7 +25,7 @@ from pyvpn.client.heart import Heart
 from pyvpn.client.machine import Link, Setback, make_course
 from pyvpn.client.outside import Outside, Port
 from pyvpn.client.service import DOUBT_SECONDS, PROOF_SECONDS, SECURE_SECONDS
-from pyvpn.crypto.suite import AES_CAPABILITY, AES_GCM, CHACHA
+from pyvpn.crypto.suite import AES_CAPABILITY, AES_GCM, CHACHA, Suite
 from pyvpn.crypto.tai64n import Stamps
 from pyvpn.crypto.x25519 import StaticKey
 from pyvpn.errors import Misuse, PeerError
@@ -102,6 +102,8 @@ class NativeClient:
         self.memory = MemoryOnDisk()
         self._floor = b""  # no timestamp was ever sent that is later
         self._process: _Process | None = None
+        self.suites: tuple[Suite, ...] = (CHACHA, AES_GCM)
+        """What its processor can do, as its next start finds it."""
         self.start()
 
     def start(self) -> None:
@@ -220,7 +222,7 @@ class _Process:
                 clock.seconds,
                 end.unix,
                 end.random,
-                (CHACHA, AES_GCM),
+                end.suites,
             ),
             self.router,
             self.session,
