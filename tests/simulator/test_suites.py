@@ -32,19 +32,26 @@ class CipherTests(SynchronousTestCase):
         self.assertEqual(0, lab.server.counters.dropped["bad-handshake"])
 
     def test_one(self) -> None:
-        """Where one end has no instructions for it, nobody tries; here the client."""
-        lab = Lab()
-        lab.meet()
-        lab.client.kill()
-        lab.client.suites = (CHACHA,)
-        lab.client.start()
-        lab.until_heard()
-        lab.until_carrier("udp", 10.0)
-        self.assertEqual(PLAIN, ciphers(lab))
-        [talk] = lab.talk(130)
-        self.assertEqual(0, talk.lost)
-        self.assertEqual(PLAIN, ciphers(lab))
-        self.assertEqual(0, lab.server.counters.dropped["bad-handshake"])
+        """Where one end has no instructions for it nobody tries, whichever end that is."""
+        for at_server in True, False:
+            lab = Lab()
+            lab.meet()
+            lab.client.kill()
+            if at_server:
+                lab.server.suites = (CHACHA,)
+                lab.restart()
+                lab.clock.advance(30)  # till it has given up calling the client
+            else:
+                lab.client.suites = (CHACHA,)
+            lab.client.start()
+            lab.until_heard()
+            lab.until_carrier("udp", 10.0)
+            self.assertEqual(PLAIN, ciphers(lab))
+            [talk] = lab.talk(130)
+            self.assertEqual(0, talk.lost)
+            self.assertEqual(PLAIN, ciphers(lab))
+            refused = lab.server.counters.dropped, lab.client.counters.dropped
+            self.assertEqual([0, 0], [each["bad-handshake"] for each in refused])
 
     def test_server_restarted(self) -> None:
         """A server that has forgotten calls back by WireGuard's own, and is renewed to AES."""
