@@ -6,7 +6,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: help demo demo-faults lab test soak stories fuzz bench bench-growth bench-micro lint types coverage news clean
+.PHONY: help demo demo-faults lab test soak stories fuzz bench bench-crowd bench-growth bench-micro lint types coverage news clean
 .DELETE_ON_ERROR:
 
 help:
@@ -18,6 +18,7 @@ help:
 	@echo 'make stories   everything that breaks a network, combined, on a simulated one (SEED=... RUNS=...)'
 	@echo 'make fuzz      a million changed inputs for everything that reads what strangers send (RUNS=...)'
 	@echo 'make bench     side by side with other VPNs, into bench/results (BENCH=..., see bench/README.rst)'
+	@echo 'make bench-crowd  how soon one client is served while ten download (BENCH=...)'
 	@echo 'make bench-growth what a packet costs with 1 to 10,000 sessions, without root (BENCH=...)'
 	@echo 'make bench-micro  what each step of the packet path costs, without root (BENCH=...)'
 	@echo 'make lint      ruff: faults and format'
@@ -76,6 +77,9 @@ bench: $(VENV)/runtime
 
 bench-growth: $(VENV)/runtime
 	@exec $(BIN)/python -m bench.growth $(BENCH)
+
+bench-crowd: $(VENV)/runtime
+	@exec $(BIN)/python -m bench.crowd $(BENCH)
 
 bench-micro: $(VENV)/bench
 	$(BIN)/python -m pytest -p no:twisted bench/micro.py --benchmark-columns=median,iqr,ops \

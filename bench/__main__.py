@@ -17,7 +17,7 @@ import click
 
 from bench.contenders import Contender, PyvpnStock, PyvpnTls, PyvpnUdp, Veth, WireGuardGo
 from bench.measure import FIGURES, TESTS, Bench
-from bench.others import Ocserv, OpenVpn
+from bench.others import Ocserv, OcservDtls, OpenVpn, Tinc
 from bench.pair import Pair
 from bench.report import WIRE, Results, to_rst, to_svg
 from pyvpn import __version__
@@ -32,7 +32,9 @@ ALL: tuple[type[Contender], ...] = (
     PyvpnTls,
     WireGuardGo,
     OpenVpn,
+    Tinc,
     Ocserv,
+    OcservDtls,
 )
 """In the order of the tables."""
 NAMES = {each.name: each for each in ALL}

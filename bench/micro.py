@@ -15,29 +15,39 @@ from typing import cast
 
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
+from twisted.internet.address import IPv4Address
+from twisted.internet.protocol import Factory
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 
+from pyvpn.crypto.certificates import make_authority, make_key, make_server_certificate, pin_of
 from pyvpn.crypto.keypair import Keypair
 from pyvpn.crypto.noise import TransportKeys
 from pyvpn.crypto.replay import ReplayWindow
 from pyvpn.crypto.suite import AES_GCM, CHACHA, Suite
 from pyvpn.net.control import ControlLink
 from pyvpn.net.link_owner import LinkOwner
+from pyvpn.net.tls import ServerIdentity, TlsTerms, client_options, server_options
+from pyvpn.net.tls_transport import TlsFactory
 from pyvpn.tunnel.counters import Counters, Drop
 from pyvpn.tunnel.limit import Limit
 from pyvpn.tunnel.prefixes import Prefixes
 from pyvpn.tunnel.router import Router
 from pyvpn.tunnel.session import Session
 from pyvpn.wire.command import VERSION, encode_packets, encode_version
+from pyvpn.wire.datagram import DATA, OFFLOAD
+from pyvpn.wire.framed import framed
 from pyvpn.wire.offload import Run, outgoing
-from pyvpn.wire.rebuild import SuperPacket
+from pyvpn.wire.packed import Packed
+from pyvpn.wire.packed_join import joined
+from pyvpn.wire.rebuild import SuperPacket, rebuild_packed
 from pyvpn.wire.segments import PLAIN, cut, join, residue
 
 BATCH = 45
 PAYLOAD = 1368
 """TCP's share of a packet of 1420 bytes: 52 are headers, with timestamps."""
 OFFICE, LAPTOP = ip_address("192.168.77.20").packed, ip_address("10.73.0.2").packed
+UNIX = 1_700_000_000.0
 SMALL = 36
 """Bytes in a small datagram: 64 with its headers."""
 
@@ -104,6 +114,45 @@ def server(sessions: int = 1) -> tuple[Router, Session]:
     return router, session
 
 
+class TlsEnd:
+    """One end of a control connection with TLS, and what it has written."""
+
+    def __init__(self, terms: TlsTerms, initiator: bool) -> None:
+        self.owner, self.line = Owner(), StringTransport()
+        self.link = ControlLink(
+            cast(LinkOwner, self.owner), Clock(), version=VERSION, initiator=initiator
+        )
+        factory = TlsFactory(terms, Factory.forProtocol(lambda: self.link))
+        self.tls = factory.buildProtocol(IPv4Address("TCP", "192.0.2.1", 51820))
+
+    def hand_over(self, other: TlsEnd) -> None:
+        """Let arrive what was written."""
+        written = self.line.value()
+        self.line.clear()
+        if written:
+            other.tls.dataReceived(written)
+
+
+def tls_links() -> tuple[TlsEnd, TlsEnd]:
+    """A client's control link and a server's, both up."""
+    authority, key = make_key(), make_key()
+    issuer = make_authority(authority, UNIX)
+    certificate = make_server_certificate(key, authority, issuer, ["vpn.example"], UNIX)
+    identity = ServerIdentity(key, (certificate,), authority, issuer, pin_of(certificate))
+    near = TlsEnd(client_options("vpn.example", identity.pin, None, None, None), True)
+    far = TlsEnd(server_options(identity), False)
+    far.tls.makeConnection(far.line)
+    near.tls.makeConnection(near.line)
+    for _ in range(10):
+        near.hand_over(far)
+        far.hand_over(near)
+    assert near.link.is_up
+    assert far.link.is_up
+    near.link.raise_limit()
+    far.link.raise_limit()
+    return near, far
+
+
 suites = pytest.mark.parametrize("suite", [CHACHA, AES_GCM], ids=lambda suite: suite.name)
 
 
@@ -152,6 +201,55 @@ def test_open_run(benchmark: BenchmarkFixture, suite: Suite) -> None:
         theirs.receive_run, setup=fresh, rounds=2000, warmup_rounds=50
     )
     assert len(payloads) == BATCH
+
+
+def batch_of(sealed: list[bytes], kept: Packed) -> None:
+    """Have *kept* hold it, as if received."""
+    whole = b"".join(sealed)
+    kept.buffer[: len(whole)] = whole
+    kept.take(len(whole), len(sealed[0]))
+
+
+@suites
+def test_packed_join(benchmark: BenchmarkFixture, suite: Suite) -> None:
+    """Data messages that came as one become a super-packet: opening and joining."""
+    ours, theirs = keypairs(suite)
+    packets, kept = cut(super_packet()), Packed()
+
+    def open_and_join() -> int:
+        assert kept.head()
+        assert theirs.receive_packed(kept, DATA)
+        return len(joined(kept) or ())
+
+    made = benchmark.pedantic(
+        open_and_join,
+        setup=lambda: batch_of(ours.seal(packets, 1420), kept),
+        rounds=2000,
+        warmup_rounds=50,
+    )
+    assert made == 1
+
+
+@suites
+def test_packed_rebuild(benchmark: BenchmarkFixture, suite: Suite) -> None:
+    """And offload payloads."""
+    ours, theirs = keypairs(suite)
+    [run] = outgoing([super_packet()], 1420).items
+    assert isinstance(run, Run)
+    kept = Packed()
+
+    def open_and_rebuild() -> int:
+        assert kept.head()
+        counters = theirs.receive_packed(kept, OFFLOAD)
+        return len(rebuild_packed(kept, counters[0]) or ())
+
+    made = benchmark.pedantic(
+        open_and_rebuild,
+        setup=lambda: batch_of(ours.seal_run(run), kept),
+        rounds=2000,
+        warmup_rounds=50,
+    )
+    assert made == 1
 
 
 def test_cut(benchmark: BenchmarkFixture) -> None:
@@ -250,3 +348,46 @@ def test_frames_in(benchmark: BenchmarkFixture) -> None:
 def test_frames_out(benchmark: BenchmarkFixture) -> None:
     """And a batch made one."""
     assert len(benchmark(encode_packets, datagrams(1392))) == BATCH * (1420 + 12)
+
+
+def test_super_frames_in(benchmark: BenchmarkFixture) -> None:
+    """The same of what both ends agreed to send uncut: one frame, one super-packet."""
+    owner, transport = Owner(), StringTransport()
+    link = ControlLink(
+        cast(LinkOwner, owner), Clock(), version=VERSION, initiator=False, tls=False
+    )
+    link.makeConnection(transport)
+    link.dataReceived(encode_version(VERSION))
+    link.raise_limit()
+    came: list[int] = []
+    link.carry_super_packets(lambda _, packets: came.append(sum(p.segments for p in packets)))
+    benchmark(link.dataReceived, framed([super_packet()], 1 << 20).data)
+    assert set(came) == {BATCH}
+
+
+def test_super_frames_out(benchmark: BenchmarkFixture) -> None:
+    """And a super-packet made one frame."""
+    assert benchmark(framed, [super_packet()], 1 << 20).packets == BATCH
+
+
+@pytest.mark.parametrize("uncut", [False, True])
+def test_tls(benchmark: BenchmarkFixture, uncut: bool) -> None:
+    """A batch from one control link to another, through TLS; as packets, and as one frame."""
+    near, far = tls_links()
+    packets, frames = datagrams(1392), [super_packet()]
+    came: list[int] = []
+    far.link.carry_super_packets(lambda _, packets: came.append(sum(p.segments for p in packets)))
+    near.link.carry_super_packets(lambda _, packets: None)
+
+    def cross() -> None:
+        if uncut:
+            near.link.send_frames(frames, 0.0)
+        else:
+            near.link.send_packets(packets, 0.0)
+        near.hand_over(far)
+
+    benchmark(cross)
+    assert far.owner.received % BATCH == 0
+    assert set(came) <= {BATCH}
+    assert uncut == bool(came)
+    assert uncut != bool(far.owner.received)

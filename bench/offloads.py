@@ -1,4 +1,4 @@
-"""What ``ethtool -K ... off`` does, for interfaces of the calling thread's network namespace.
+"""What ``ethtool -K`` does, for interfaces of the calling thread's network namespace.
 
 Source: the Linux kernel's ``include/uapi/linux/ethtool.h``.
 """
@@ -31,8 +31,13 @@ def switch_off(interface: str, features: tuple[str, ...] = SEGMENTATION) -> None
     """Switch these features of *interface* off.
 
     Raises:
-        HostError: the kernel does not know one of them, or has it on all the same.
+        HostError: the kernel does not know one of them, or lets nobody change it.
     """
+    switch(interface, features, on=False)
+
+
+def switch(interface: str, features: tuple[str, ...], *, on: bool) -> None:
+    """Switch these features of *interface* on or off; as :func:`switch_off`."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         try:
             said = _ask(sock, interface, struct.pack("=IIQI", _GSSET_INFO, 0, 1 << _FEATURES, 0))
@@ -48,10 +53,10 @@ def switch_off(interface: str, features: tuple[str, ...] = SEGMENTATION) -> None
             blocks = -(-count // 32)
             valid = sum(1 << places[name] for name in features)
             words = [(valid >> 32 * block) & 0xFFFFFFFF for block in range(blocks)]
-            wanted = b"".join(struct.pack("=II", word, 0) for word in words)
+            wanted = b"".join(struct.pack("=II", word, word if on else 0) for word in words)
             _ask(sock, interface, struct.pack("=II", _SFEATURES, blocks) + wanted)
         except OSError as error:
-            raise HostError(f"{interface}: offloads stay on: {error.strerror}") from error
+            raise HostError(f"{interface}: offloads stay as they are: {error.strerror}") from error
 
 
 def _ask(sock: socket.socket, interface: str, question: bytes) -> bytes:

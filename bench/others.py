@@ -107,6 +107,10 @@ class Ocserv(Contender):
 
     name = "ocserv TLS"
     needs = ("ocserv", "ocpasswd", "openconnect")
+    by_udp = False
+    """Whether DTLS carries the packets once it is up."""
+    is_up = "Connected|onfigured as"
+    """What the client then writes."""
 
     @classmethod
     def version(cls) -> str:
@@ -130,6 +134,7 @@ class Ocserv(Contender):
         lines = [
             f'auth = "plain[passwd={passwords}]"',
             "tcp-port = 443",
+            *(["udp-port = 443"] if self.by_udp else []),
             f"socket-file = {folder}/ocserv.sock",
             f"pid-file = {folder}/ocserv.pid",
             f"server-cert = {self.pair.write('ocserv.crt', own.certificate)}",
@@ -170,7 +175,8 @@ class Ocserv(Contender):
         script.chmod(0o700)
         secret = self.pair.write("oc-password", f"{PASSWORD}\n")
         call = [
-            *("openconnect", "--protocol=anyconnect", "--no-dtls", "--user=anna"),
+            *("openconnect", "--protocol=anyconnect", "--user=anna"),
+            *([] if self.by_udp else ["--no-dtls"]),
             *("--passwd-on-stdin", f"--servercert=pin-sha256:{server.pin}", "--interface=oc0"),
             *(f"--script={script}", SERVER),
         ]
@@ -179,7 +185,69 @@ class Ocserv(Contender):
         log = self.pair.folder / "openconnect.log"
         process = self.pair.start(self.pair.client, shell, log)
         try:
-            wait_for_line(log, "Connected|onfigured as", 20, process)
+            wait_for_line(log, self.is_up, 20, process)
         except HostError as error:
             raise HostError(f"{self.title}: {error}") from error
         return process.pid
+
+
+class OcservDtls(Ocserv):
+    """The same, by DTLS over UDP."""
+
+    name = "ocserv DTLS"
+    by_udp = True
+    is_up = "Established DTLS connection"
+
+
+class Tinc(Contender):
+    """tinc 1.0 by UDP, with AES-256 and SHA-256 in place of its Blowfish and SHA-1."""
+
+    name = "tinc"
+    needs = ("tincd",)
+
+    @classmethod
+    def version(cls) -> str:
+        found = re.search(r"^tinc version (\S+)", _said(tool("tincd") or "tincd", "--version"))
+        return f"tinc {found[1]}" if found else ""
+
+    def start(self) -> None:
+        self.address = "10.96.0.2"
+        for side in "server", "client":
+            self._configure(side)
+        for own, other in ("server", "client"), ("client", "server"):
+            card = (self.pair.folder / f"tinc-{own}" / "hosts" / own).read_text()
+            self.pair.write(f"tinc-{other}/hosts/{own}", card)
+        self.servers = [self._run("server", self.pair.server)]
+        began = time.monotonic()
+        self.clients = [self._run("client", self.pair.client)]
+        self._wait_for_ping(began)
+
+    def _configure(self, side: str) -> None:
+        """Write one end's folder, and make its key."""
+        serving = side == "server"
+        folder = self.pair.folder / f"tinc-{side}"
+        (folder / "hosts").mkdir(parents=True)
+        number = 2 if serving else 1
+        lines = [f"Name = {side}", "DeviceType = tun", "Interface = tinc0"]
+        self.pair.write(
+            f"tinc-{side}/tinc.conf",
+            "\n".join(lines if serving else [*lines, "ConnectTo = server"]) + "\n",
+        )
+        card = [f"Subnet = 10.96.0.{number}/32", "Cipher = aes-256-cbc", "Digest = sha256"]
+        if serving:
+            card.append(f"Address = {SERVER}")
+        self.pair.write(f"tinc-{side}/hosts/{side}", "\n".join(card) + "\n")
+        script = self.pair.write(
+            f"tinc-{side}/tinc-up",
+            "#!/bin/sh\n"
+            f'ip link set dev "$INTERFACE" mtu {MTU} up\n'
+            f'ip address add 10.96.0.{number}/24 dev "$INTERFACE"\n',
+        )
+        script.chmod(0o700)
+        host = self.pair.server if serving else self.pair.client
+        self.pair.run(host, ["tincd", "-c", str(folder), "-K2048"], input="\n\n")
+
+    def _run(self, side: str, host: str) -> int:
+        folder = self.pair.folder / f"tinc-{side}"
+        run = ["tincd", "-c", str(folder), "-D", f"--pidfile={folder}/pid"]
+        return self.pair.start(host, run, self.pair.folder / f"tinc-{side}.log").pid

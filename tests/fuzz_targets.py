@@ -18,7 +18,9 @@ from pyvpn.tunnel.plain_udp import Place, PlainUdpClients
 from pyvpn.tunnel.router import OwnRoutes, Router
 from pyvpn.tunnel.session import Session
 from pyvpn.wire import plain_udp
+from pyvpn.wire.command import LIMIT, packets_in
 from pyvpn.wire.datagram import INITIATION, RESPONSE, Path, kind_of
+from pyvpn.wire.framed import MARK, framed, super_packet_of
 from pyvpn.wire.icmp import unreachable
 from pyvpn.wire.ip import decapsulated, ecn_of, endpoints_of, trimmed
 from pyvpn.wire.native import (
@@ -471,6 +473,43 @@ class Offload:
                 assert len(text) <= max(len(data), len(self.corpus[0])), "larger"
 
 
+class Framed:
+    """What one end of ours sends another on the control channel, and what its TUN hands it."""
+
+    def __init__(self) -> None:
+        offload = Offload()
+        self.frames = [each for each in offload.corpus if each[0] == 1]
+        self.corpus = list(self.frames)
+        for each in self.frames:
+            found, _ = packets_in(framed([each], 1 << 20).data, LIMIT)
+            self.corpus += found
+        assert any(each.startswith(MARK) for each in self.corpus), "no super-packets"
+        self.tokens = [*offload.tokens, bytes(2), b"\0\0\0\x3c", b"\0\0\0\1"]
+
+    def run(self, data: bytes, number: int) -> None:
+        made = super_packet_of(data)
+        if made is not None:
+            assert data.startswith(MARK), "two meanings"
+            whole = b"".join(made.pieces)
+            assert len(whole) - VNET_SIZE == len(data) - 4, "more or less than came"
+            packets = made.cut()
+            assert len(packets) == made.segments > 1, "another number"
+            assert sum(map(len, packets)) == made.size, "another size"
+            assert {endpoints_of(one) for one in packets} == {made.ends}, "other ends"
+        other = self.frames[number % len(self.frames)]
+        room = number & 0x3FF
+        sent = framed([data, other, data], room)
+        found, taken = packets_in(sent.data, LIMIT)
+        assert taken == len(sent.data), "no frames"
+        first = 2 * len(data) + len(other)  # datagrams of one flow may be one
+        assert len(sent.data) <= max(room, first) + 16 * len(found), "room"
+        held = 0
+        for one in found:
+            again = super_packet_of(one) if one.startswith(MARK) else None
+            held += 1 if again is None else again.segments
+        assert held == sent.packets, "lost, or twice"
+
+
 TARGETS: dict[str, Callable[[], Target]] = {
     "datagrams": Datagrams,
     "aes": AesDatagrams,
@@ -481,4 +520,5 @@ TARGETS: dict[str, Callable[[], Target]] = {
     "native": Native,
     "segments": Segments,
     "offload": Offload,
+    "framed": Framed,
 }

@@ -104,6 +104,10 @@ class DataChannel:
             "" if self.transport == Transport.TCP else key_to_base64(self._outside.static.public)
         )
 
+    def introduction(self) -> tuple[str, str, str]:
+        """What a registration says: our key, how packets travel now, which session it is."""
+        return self.public, self.carrier, self.choice.agreement
+
     @property
     def capabilities(self) -> tuple[str, ...]:
         """The words for what we can do, as a registration says them."""
@@ -315,6 +319,8 @@ class DataChannel:
 
     def _deliver_super(self, peer: Peer, packets: list[SuperPacket], now: float) -> None:
         self._router.super_packets_from_session(self._session, packets, now)
+        if self.choice.next_due > now + CHECK_SECONDS:
+            self.arm()
 
     def _native(self, peer: Peer, payloads: list[bytes], now: float) -> None:
         for payload in payloads:

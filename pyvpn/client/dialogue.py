@@ -17,6 +17,7 @@ from pyvpn.net.control import ControlLink
 from pyvpn.net.link_owner import VersionRefused
 from pyvpn.net.tls import ServerNotVerified, check_pin
 from pyvpn.wire.command import PLAIN_VERSION, VERSION, Command
+from pyvpn.wire.framed import CAPABILITY as FRAMES
 from pyvpn.wire.messages import (
     Code,
     LogIn,
@@ -85,6 +86,10 @@ class Dialogue(Protocol):
     tls: bool
     has_heartbeats: bool
 
+    @property
+    def is_on_file(self) -> bool:
+        """Whether the server knows us already, so that we may come by UDP alone."""
+
     def verify(self, link: Any) -> None:
         """Called before a single byte is sent.
 
@@ -99,6 +104,9 @@ class Dialogue(Protocol):
             Setback: the server refused.
             PeerError: it did not keep to the protocol, or fell silent.
         """
+
+    def ended(self, link: Any, reason: Exception) -> None:
+        """The connection has ended for *reason*: it may concern what we say at the next one."""
 
 
 class NativeDialogue:
@@ -132,6 +140,10 @@ class NativeDialogue:
         self._password = password
         self._device_name = device_name
 
+    @property
+    def is_on_file(self) -> bool:
+        return self._device.certificate is not None
+
     def verify(self, link: ControlLink) -> None:
         pin = self._config.pin
         if pin is not None and not check_pin(link.transport, pin):
@@ -153,7 +165,7 @@ class NativeDialogue:
         request = Register(
             address4=wanted.get(4, ""),
             address6=wanted.get(6, ""),
-            capabilities=self._capabilities() if key else (),
+            capabilities=(FRAMES, *self._capabilities()) if key else (FRAMES,),
             wireguard_key=key,
             carrier=carrier,
             agreement=agreement,
@@ -203,6 +215,11 @@ class NativeDialogue:
     async def _ask(self, link: ControlLink, request: LogIn) -> LogInAnswer:
         return LogInAnswer.from_bytes(await link.ask(Command.LOG_IN, request.to_bytes()))
 
+    def ended(self, link: ControlLink, reason: Exception) -> None:
+        if self._device.certificate is not None and refuses_certificate(reason, link):
+            _log.warn("the server does not accept this device's certificate: logging in anew")
+            self._device.set_aside()
+
     def _refused(self, answer: LogInAnswer) -> Setback:
         return setback_of(answer.code, answer.message, answer.retry_after, "log-in refused")
 
@@ -213,12 +230,16 @@ class PlainDialogue:
     version = PLAIN_VERSION
     tls = False
     has_heartbeats = False
+    is_on_file = False
 
     def __init__(self, address: IPv4Interface) -> None:
         self._address = address
 
     def verify(self, link: ControlLink) -> None:
         """Nothing can be verified."""
+
+    def ended(self, link: ControlLink, reason: Exception) -> None:
+        """We say the same again."""
 
     async def introduce(self, link: ControlLink) -> RegisterAnswer:
         link.raise_limit()

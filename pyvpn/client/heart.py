@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from twisted.internet.task import LoopingCall
+from twisted.internet.interfaces import IDelayedCall
 from twisted.python.failure import Failure
 
 from pyvpn.errors import PeerError
@@ -20,18 +20,18 @@ class Heart:
         self.round_trip: float | None = None
         """Seconds that the last answer took; None before the first."""
         self._reactor = reactor
-        self._beating: LoopingCall | None = None
+        self._interval = 0.0
+        self._next: IDelayedCall | None = None
 
     def start(self, link: ControlLink, seconds: float) -> None:
         """Beat on *link* every *seconds*, the first time now; another link's beating ends."""
         self.stop()
-        self._beating = LoopingCall(self._beat, link)
-        self._beating.clock = self._reactor
-        self._beating.start(seconds)
+        self._interval = seconds
+        self._go_on(link)
 
     def change(self, link: ControlLink, seconds: float) -> None:
         """Beat at another pace, if it is another."""
-        if self._beating is not None and self._beating.interval != seconds:
+        if self._next is not None and self._interval != seconds:
             self.start(link, seconds)
 
     def ask_now(self, link: ControlLink, seconds: float) -> None:
@@ -40,9 +40,13 @@ class Heart:
 
     def stop(self) -> None:
         """Stand still; repeatable."""
-        if self._beating is not None and self._beating.running:
-            self._beating.stop()
-        self._beating = None
+        if self._next is not None and self._next.active():
+            self._next.cancel()
+        self._next = None
+
+    def _go_on(self, link: ControlLink) -> None:
+        self._next = self._reactor.callLater(self._interval, self._go_on, link)
+        self._beat(link)
 
     def _beat(self, link: ControlLink, seconds: float = TRANSACTION_SECONDS) -> None:
         if link.is_closed:

@@ -1,4 +1,4 @@
-"""The client's states, and nothing else: what is done in them is the service's business.
+"""The client's states, and nothing else: what is done in them is the connection's business.
 
 ::
 
@@ -61,7 +61,7 @@ class Link(Carrier, Protocol):
 
 
 class Deeds(Protocol):
-    """What the service does when a state is entered."""
+    """What is done when a state is entered: by the client's connection."""
 
     def connect(self) -> None:
         """Look the server up, try its addresses, agree on TLS and version."""

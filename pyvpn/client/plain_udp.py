@@ -42,6 +42,7 @@ class PlainUdpDialogue:
     version = PLAIN_VERSION
     tls = False
     has_heartbeats = False  # none that is answered: the link beats by itself
+    is_on_file = False
 
     def __init__(self, config: ClientConfig, password: Callable[[], str | None]) -> None:
         self._config = config
@@ -49,6 +50,9 @@ class PlainUdpDialogue:
 
     def verify(self, link: object) -> None:
         """Nothing can be verified."""
+
+    def ended(self, link: object, reason: Exception) -> None:
+        """We say the same again."""
 
     async def introduce(self, link: PlainUdpLink) -> RegisterAnswer:
         try:

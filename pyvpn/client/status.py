@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from twisted.logger import Logger
 
-from pyvpn.client.data_channel import DataChannel
-from pyvpn.client.heart import Heart
+from pyvpn.client.connection import Connection
 from pyvpn.client.interface import TunnelInterface
-from pyvpn.client.machine import Link
 from pyvpn.client.plain_link import PlainUdpLink
 from pyvpn.tunnel.counters import Counters
 
@@ -20,21 +18,10 @@ def _where(link: object, is_inside: bool) -> str:
     return "control through the tunnel (TCP does not work outside)" if is_inside else "outside"
 
 
-def log_status(
-    state: str,
-    heart: Heart,
-    interface: TunnelInterface,
-    link: Link | None,
-    data: DataChannel | None,
-    counters: Counters,
-    is_inside: bool = False,
-) -> None:
-    """Write the state of things to the log.
-
-    Args:
-        is_inside: *link* runs through the tunnel itself.
-    """
-    session, took = interface.session, heart.round_trip
+def log_status(connection: Connection, interface: TunnelInterface, counters: Counters) -> None:
+    """Write the state of things to the log."""
+    state, link, data = connection.state, connection.link, connection.data
+    session, took = interface.session, connection.heart.round_trip
     trip = "unknown" if took is None else f"{took * 1000:.1f} ms"
     _log.info("state: {state}; round trip {trip}", state=state, trip=trip)
     if isinstance(link, PlainUdpLink):
@@ -42,7 +29,7 @@ def log_status(
     if data is not None:
         _log.info("{line}", line=data.describe())
         _log.info("tunnel by UDP: {how}", how=data.cipher or "none yet")
-        _log.info("control connection: {where}", where=_where(session.link, is_inside))
+        _log.info("control connection: {where}", where=_where(session.link, connection.is_inside))
     for line in interface.describe():
         _log.info("{line}", line=line)
     _log.info(

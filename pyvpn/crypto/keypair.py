@@ -21,6 +21,7 @@ from pyvpn.wire.datagram import DATA, DATA_HEADER, OFFLOAD, counter_of
 
 if TYPE_CHECKING:
     from pyvpn.wire.offload import Run
+    from pyvpn.wire.packed import Packed
 
 REKEY_AFTER_MESSAGES = 2**60
 """After so many sealed with one keypair it is time for another."""
@@ -69,6 +70,7 @@ class Keypair:
     __slots__ = (
         "_counter",
         "_decrypt",
+        "_decrypt_into",
         "_encrypt",
         "_nonce",
         "counter",
@@ -93,7 +95,9 @@ class Keypair:
         self.suite = suite = keys.suite
         # Bound methods, which keep the ciphers; the keys themselves are not kept.
         self._encrypt = suite.aead(keys.send).encrypt
-        self._decrypt = suite.aead(keys.receive).decrypt
+        opener = suite.aead(keys.receive)
+        self._decrypt = opener.decrypt
+        self._decrypt_into = opener.decrypt_into
         self._nonce, self._counter = suite.nonce.pack, suite.counter
 
     def seal(self, packets: list[bytes], mtu: int) -> list[bytes]:
@@ -207,6 +211,25 @@ class Keypair:
             counters = list(compress(counters, accepted))
             payloads = list(compress(payloads, accepted))
         return counters, payloads, refused
+
+    def receive_packed(self, packed: Packed, kind: int) -> list[int]:
+        """Open all of *packed*, of the type *kind*, at once, and return their counters.
+
+        Nothing, and nothing is changed, unless they count up from beyond all that came before
+        and every one opens: what :meth:`receive_all` or :meth:`receive_run` is for then.
+        """
+        counters = packed.counters()
+        first, count = counters[0], len(counters)
+        if counters != list(range(first, first + count)) or not self.window.is_ahead(first, count):
+            return []
+        try:
+            packed.open(
+                self._decrypt_into, _OFFLOAD if kind == OFFLOAD else None, self.suite.order
+            )
+        except InvalidTag:
+            return []
+        self.window.accept_all(counters)
+        return counters
 
     def _open_each(
         self, counters: list[int], sealed: list[bytes]

@@ -81,6 +81,10 @@ class ReplayWindow:
             ring[counter >> 3 & _MASK] |= 1 << (counter & 7)
         return [True] * count
 
+    def is_ahead(self, first: int, count: int) -> bool:
+        """Whether *count* counters from *first* on are all beyond any that was accepted."""
+        return self.highest < first and first + count <= LIMIT and count <= WINDOW
+
     def _clear(self, place: int, blocks: int) -> None:
         """Clear *blocks* bytes up to *place*, around the end of the ring."""
         ring = self._ring

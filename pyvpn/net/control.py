@@ -28,8 +28,9 @@ from zope.interface import implementer
 from pyvpn.errors import PeerError, PyvpnError
 from pyvpn.interfaces import ICarrier
 from pyvpn.net.link_owner import LinkClosed, LinkOwner, TransactionTimeout, VersionRefused
-from pyvpn.net.valve import Valve, tune
+from pyvpn.net.valve import QUEUE_MOST, Valve, tune
 from pyvpn.tunnel.counters import Drop
+from pyvpn.tunnel.session import Sent
 from pyvpn.wire.command import (
     LIMIT,
     LIMIT_BEFORE_LOG_IN,
@@ -43,6 +44,8 @@ from pyvpn.wire.command import (
     encode_version,
     packets_in,
 )
+from pyvpn.wire.framed import MARK, framed, frames_in, missing, super_packet_of
+from pyvpn.wire.rebuild import SuperPacket
 
 _log = Logger()
 
@@ -94,7 +97,8 @@ class ControlLink(Int32StringReceiver):
         self._initiator = initiator
         self._tls = tls
         self._early: bytes | None = b""
-        self._arrived: list[bytes] = []
+        self._arrived: list[Any] = []  # bytes; and SuperPackets, where they ride
+        self._give: Callable[[ControlLink, list[SuperPacket]], None] | None = None
         self._asked: dict[int, tuple[Deferred[bytes], IDelayedCall]] = {}
         self._answering: set[int] = set()
         self._last_id = 0
@@ -153,8 +157,11 @@ class ControlLink(Int32StringReceiver):
             if not data or self.is_closed:
                 return
         # Packets come in runs, cut at once; what is left is for our base class: two calls a frame.
-        stream = self._unprocessed + data if self._unprocessed else data
-        self._arrived, taken = packets_in(stream, self.MAX_LENGTH)
+        if self._give is None:
+            stream = self._unprocessed + data if self._unprocessed else data
+            self._arrived, taken = packets_in(stream, self.MAX_LENGTH)
+        else:
+            stream, taken = self._take_frames(self._unprocessed, data)
         self._progressed, self._unprocessed = taken > 0, b""
         if taken < len(stream):
             super().dataReceived(stream[taken:])
@@ -163,6 +170,25 @@ class ControlLink(Int32StringReceiver):
         if not self.is_closed:
             self.owner.heard(self)
 
+    def _take_frames(self, before: bytes, data: bytes) -> tuple[bytes, int]:
+        """Cut packets and super-packets off the front of *before* and *data*.
+
+        A read is many times as large as what was left of the one before: only the frame that is in
+        both is put together.
+
+        Returns:
+            Something to go on with, and how much of it is done with.
+        """
+        lacks = missing(before, self.MAX_LENGTH)
+        if not 0 < lacks <= len(data):
+            stream = before + data if before else data
+            self._arrived, taken = frames_in(stream, self.MAX_LENGTH)
+            return stream, taken
+        first, _ = frames_in(before + data[:lacks], self.MAX_LENGTH)
+        others, taken = frames_in(data, self.MAX_LENGTH, lacks)
+        self._arrived = first + others
+        return data, taken
+
     def stringReceived(self, body: bytes) -> None:
         self._progressed = True
         if self.is_closed:
@@ -170,7 +196,8 @@ class ControlLink(Int32StringReceiver):
         try:
             command, transaction, data = decode_body(body)
             if command == Command.PACKET:
-                self._arrived.append(data)
+                made = super_packet_of(data) if self._give and data.startswith(MARK) else None
+                self._arrived.append(data if made is None else made)
                 return
             self._deliver()  # packets sent before a command are treated before it
             if command == Command.ANSWER:
@@ -309,8 +336,38 @@ class ControlLink(Int32StringReceiver):
         self._valve.look(now)
         taken = self._valve.fitting(packets)
         self.dropped_packets += len(packets) - len(taken)
-        self.transport.write(encode_packets(taken))
+        self._valve.write(self.transport, encode_packets(taken))
         return len(taken)
+
+    def carry_super_packets(self, give: Callable[[ControlLink, list[SuperPacket]], None]) -> None:
+        """Both ends announced it: super-packets may ride; *give* takes those that arrive."""
+        self._give = give
+        self._valve.widen()
+
+    @property
+    def carries_super_packets(self) -> bool:
+        """Whether both ends announced it."""
+        return self._give is not None
+
+    def takes_frames(self, now: float) -> bool:
+        """Whether :meth:`send_frames` may be called.
+
+        Not on a line that has proved slow: there so large a frame is a wait of its own.
+        """
+        return self._give is not None and self._valve.size >= QUEUE_MOST
+
+    def send_frames(self, frames: list[bytes], now: float) -> Sent:
+        """Take what a TUN handed out behind virtio headers, uncut, and drop the rest."""
+        valve = self._valve
+        is_open = valve.open and not self.is_closed
+        if is_open:
+            valve.look(now)
+        room = valve.make_room(sum(map(len, frames))) if is_open else 0
+        made = framed(frames, room)
+        self.dropped_packets += made.refused
+        if made.data:
+            valve.write(self.transport, made.data)
+        return Sent(made.packets, made.size, made.refused, made.unknown)
 
     def raise_limit(self) -> None:
         """Allow frames that hold whole packets: the peer has proved who it is."""
@@ -380,8 +437,37 @@ class ControlLink(Int32StringReceiver):
 
     def _deliver(self) -> None:
         if self._arrived:
-            packets, self._arrived = self._arrived, []
+            frames, self._arrived = self._arrived, []
+            if self._give is None:
+                self.owner.packets(self, frames)
+            else:
+                self._deliver_both(frames, self._give)
+
+    def _deliver_both(
+        self, frames: list[Any], give: Callable[[ControlLink, list[SuperPacket]], None]
+    ) -> None:
+        """Hand on packets and super-packets, in the order in which they came.
+
+        What is no super-packet, though it begins like one, is among the packets: it is none
+        either, and is refused and counted where they are.
+        """
+        packets: list[bytes] = []
+        supers: list[SuperPacket] = []
+        for frame in frames:
+            if isinstance(frame, bytes):
+                if supers:
+                    give(self, supers)
+                    supers = []
+                packets.append(frame)
+            else:
+                if packets:
+                    self.owner.packets(self, packets)
+                    packets = []
+                supers.append(frame)
+        if packets:
             self.owner.packets(self, packets)
+        if supers:
+            give(self, supers)
 
     def _watch_partial_frame(self) -> None:
         if not self._unprocessed:

@@ -67,8 +67,11 @@ def set_link_up(name: str, mtu: int, addresses: Sequence[str]) -> int:
     wanted = {ip_interface(text) for text in addresses}
     with _netlink(f"set up the interface {name}") as ipr:
         index = _index(ipr, name)
-        _make_no_link_local(ipr, index, any(address.version == 6 for address in wanted))
         link = ipr.get_links(index)[0]
+        # Only if need be: else the kernel tells everybody of a changed interface, us, too, who
+        # then look after it again (:mod:`pyvpn.net.upkeep`), without end.
+        if _link_local_mode(link) != _NO_LINK_LOCAL:
+            _make_no_link_local(ipr, index, any(address.version == 6 for address in wanted))
         if link.get("IFLA_MTU") != mtu:
             ipr.link("set", index=index, mtu=mtu)
         if not link["flags"] & _IFF_UP:
@@ -255,6 +258,14 @@ def _index(ipr: Any, name: str) -> int:
     if not found:
         raise HostError(f"there is no interface {name} (any more)")
     return int(found[0])
+
+
+def _link_local_mode(link: Any) -> int | None:
+    """Return how the kernel makes the link-local address of *link*; None: it does not say."""
+    families = link.get("IFLA_AF_SPEC")
+    version6 = None if families is None else families.get("AF_INET6")
+    mode = None if version6 is None else version6.get("IFLA_INET6_ADDR_GEN_MODE")
+    return None if mode is None else int(mode)
 
 
 def _make_no_link_local(ipr: Any, index: int, needs_ipv6: bool) -> None:

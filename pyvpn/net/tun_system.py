@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import struct
+from collections.abc import Sequence
 
 from zope.interface import Interface, implementer
 
@@ -54,7 +55,7 @@ class ITunSystem(Interface):
     def write(fd: int, packet: bytes) -> int:
         """Write one packet."""
 
-    def writev(fd: int, pieces: list[bytes]) -> int:
+    def writev(fd: int, pieces: Sequence[bytes | memoryview]) -> int:
         """Write one packet, in pieces."""
 
     def close(fd: int) -> None:

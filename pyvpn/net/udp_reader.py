@@ -18,10 +18,10 @@ from pyvpn.net.ancillary import (
     segment_size,
 )
 from pyvpn.wire.datagram import Path, Run
+from pyvpn.wire.packed import Packed
 
 MOST_ARRIVALS = 1024
 
-_LONGEST = 65_536  # bytes, so that none is cut; a smaller buffer would not be faster
 _USUAL = 2  # pieces of ancillary data that come with every datagram
 _NOTHING_KNOWN = Arrival(b"", 0, 0)
 
@@ -65,6 +65,7 @@ class UdpReader:
         self._unread = unread
         self._lost = lost
         self._running = False
+        self._packed = Packed()
         self._arrivals: dict[tuple[tuple[int, int, bytes], ...], Arrival] = {}
         self._last: tuple[Ancillary, Arrival] = [], _NOTHING_KNOWN
 
@@ -88,13 +89,15 @@ class UdpReader:
         """Collect what is there, at most a batch, and pass it on."""
         if self.fileno() == -1:
             return
-        receive = self._socket.recvmsg
+        receive, packed = self._socket.recvmsg_into, self._packed
+        into = [packed.buffer]
+        start = memoryview(packed.buffer)
         runs: list[tuple[list[bytes], Any, Ancillary]] = []
         last_address = last_ancillary = None
         left = self._batch
         while left > 0:
             try:
-                datagram, ancillary, _, address = receive(_LONGEST, ANCILLARY_ROOM)
+                total, ancillary, _, address = receive(into, ANCILLARY_ROOM)
             except BlockingIOError:
                 break
             except OSError:
@@ -102,11 +105,22 @@ class UdpReader:
                 break
             left -= 1
             if len(ancillary) > _USUAL and (size := segment_size(ancillary)):
-                datagrams = [datagram[at : at + size] for at in range(0, len(datagram), size)]
                 ancillary = [each for each in ancillary if each[0] != socket.IPPROTO_UDP]
-                left -= len(datagrams) - 1
+                packed.take(total, size)
+                left -= len(packed) - 1
+                if packed.is_worth_it:
+                    # Before the buffer is used again, and what came earlier before that.
+                    if runs:
+                        self._received([self._run(*run) for run in runs])
+                        runs = []
+                        last_address = last_ancillary = None
+                    self._received([self._run(packed, address, ancillary)])
+                    if not self._running:
+                        return
+                    continue
+                datagrams = list(packed)
             else:
-                datagrams = [datagram]
+                datagrams = [bytes(start[:total])]
             if address == last_address and ancillary == last_ancillary:
                 runs[-1][0].extend(datagrams)
             else:
@@ -119,7 +133,7 @@ class UdpReader:
         if self._running:
             self._lost()
 
-    def _run(self, datagrams: list[bytes], address: Any, ancillary: Ancillary) -> Run:
+    def _run(self, datagrams: list[bytes] | Packed, address: Any, ancillary: Ancillary) -> Run:
         arrival = self._arrival(ancillary)
         return datagrams, path_from(address, arrival), arrival.ecn
 

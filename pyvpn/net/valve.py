@@ -5,9 +5,10 @@ from __future__ import annotations
 import socket
 import struct
 from itertools import accumulate
-from typing import cast
+from typing import Any, cast
 
-from twisted.internet.interfaces import IPushProducer, IReactorTime, ITCPTransport
+from twisted.internet.abstract import FileDescriptor
+from twisted.internet.interfaces import IPushProducer, IReactorTime, ITCPTransport, ITransport
 from twisted.logger import Logger
 from twisted.protocols.policies import ProtocolWrapper
 from zope.interface import implementer
@@ -18,6 +19,12 @@ _log = Logger()
 # kernel's.  Large enough to keep a fast line busy, and cut down until a slow one drains in time.
 QUEUE_MOST = 65_536
 QUEUE_LEAST = 4_096
+QUEUE_WIDE = 8 * QUEUE_MOST
+"""The same where whole super-packets ride, of which each may be as large as that: what one turn of
+the reactor reads from the TUN fits in.  Only for a line that drains it in the time below."""
+DRAIN_AT_ONCE = 0.02
+READ_WIDE = 4 * QUEUE_MOST
+"""Bytes read in one call, where they ride: several at a time cost less."""
 DRAIN_SLOW = 0.5
 DRAIN_QUICK = 0.1
 LOOK_SECONDS = 0.1
@@ -48,6 +55,9 @@ class Valve:
         self._connection: ITCPTransport | None = None
         self.size = QUEUE_MOST
         self.open = True
+        self.most = QUEUE_MOST
+        """What it may grow to."""
+        self._is_wide = False
         self._commands = 0  # bytes of commands written while it was shut
 
     def fit(self, transport: object) -> None:
@@ -61,10 +71,51 @@ class Valve:
     def _apply(self) -> None:
         connection = self._connection
         if isinstance(getattr(connection, "bufferSize", None), int):
-            connection.bufferSize = self.size  # type: ignore[union-attr]  # checked by getattr
+            # To Twisted it is also how much is read in one call.
+            size = max(self.size, READ_WIDE) if self._is_wide else self.size
+            connection.bufferSize = size  # type: ignore[union-attr]  # checked by getattr
         handle = getattr(connection, "socket", None)
         if handle is not None:
             set_option(handle, socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, self.size)
+
+    def widen(self) -> None:
+        """Let the queue grow to what whole super-packets need, where the line is quick."""
+        self._is_wide, self.most = True, QUEUE_WIDE
+        if isinstance(getattr(self._connection, "SEND_LIMIT", None), int):
+            self._connection.SEND_LIMIT = QUEUE_WIDE  # type: ignore[union-attr]  # checked by getattr
+        self._apply()
+
+    def make_room(self, length: int) -> int:
+        """Return how many bytes of *length* may be written now, and let the queue grow for it."""
+        if self.size < length and QUEUE_MOST <= self.size < self.most:
+            handle = getattr(self._connection, "socket", None)
+            rate = 0 if handle is None else bytes_a_second(handle)
+            fitting = min(self.most, int(rate * DRAIN_AT_ONCE))
+            if fitting > self.size:
+                self._resize(fitting)
+        return self.size
+
+    def write(self, transport: ITransport, data: bytes) -> None:
+        """Write packets to *transport*, the uppermost of the wrappers, and see what waits.
+
+        Where super-packets ride the kernel gets them at once, and not in the reactor's next turn:
+        what comes from the TUN until then would find the queue full.  What the kernel does not
+        take, and an error, which it tells again, are for that turn.
+        """
+        if not self._is_wide:
+            transport.write(data)
+            return
+        connection: Any = self._connection
+        connection.bufferSize = self.size
+        transport.write(data)
+        # One that is to end does so in the reactor's turn, or never.
+        if (
+            isinstance(connection, FileDescriptor)
+            and connection.connected
+            and not connection.disconnecting
+        ):
+            connection.doWrite()
+        connection.bufferSize = max(self.size, READ_WIDE)
 
     def fitting(self, packets: list[bytes]) -> list[bytes]:
         """As many from the front as make up a queue; one at least, or large ones never pass."""
@@ -91,7 +142,7 @@ class Valve:
         self.open = True
         self._commands = 0
         if took < DRAIN_QUICK:
-            self._resize(min(QUEUE_MOST, self.size * 2))
+            self._resize(max(self.size, min(QUEUE_MOST, self.size * 2)))
         else:
             self._cut_down(took)
 
@@ -106,6 +157,8 @@ class Valve:
             # Not by half each time: on a line that became a twentieth, each of those steps would
             # hold packets for seconds.
             self._resize(max(QUEUE_LEAST, min(self.size // 2, int(self.size * DRAIN_SLOW / took))))
+        elif took > DRAIN_QUICK and self.size > QUEUE_MOST:
+            self._resize(QUEUE_MOST)
 
     def _resize(self, size: int) -> None:
         if size != self.size:
@@ -130,12 +183,26 @@ def seconds_unsent(handle: socket.socket) -> float:
     0 if nothing waits, if the rate was ours and not the line's (as too little was to be sent),
     and if the kernel (before Linux 4.9) or the socket (a fake) does not tell.
     """
+    flags, unsent, rate = _look_into(handle)
+    return 0.0 if rate == 0 or flags & _APP_LIMITED else float(unsent / rate)
+
+
+def bytes_a_second(handle: socket.socket) -> int:
+    """Return what the line took of late, at least: if too little was to be sent, it takes more.
+
+    0 if that is not known.
+    """
+    return _look_into(handle)[2]
+
+
+def _look_into(handle: socket.socket) -> tuple[int, int, int]:
+    """Return flags, bytes not sent and rate of a socket; zeros if they are not to be had."""
     try:
         info = handle.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 256)
         flags, unsent, rate = TCP_INFO.unpack_from(info)
     except (OSError, AttributeError, struct.error):
-        return 0.0
-    return 0.0 if rate == 0 or flags & _APP_LIMITED else float(unsent / rate)
+        return 0, 0, 0
+    return flags, unsent, rate
 
 
 def tune(handle: socket.socket, *, keep_alive: bool) -> None:

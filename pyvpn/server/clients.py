@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Coroutine, Iterable
+from dataclasses import replace
 from ipaddress import ip_address
 from typing import Any
 
@@ -34,8 +35,10 @@ from pyvpn.tunnel.leases import Lease, Leases, PoolEmpty
 from pyvpn.tunnel.router import Router
 from pyvpn.tunnel.session import Session
 from pyvpn.wire.command import Command
+from pyvpn.wire.framed import CAPABILITY
 from pyvpn.wire.messages import Answer, ChosenCarrier, Code, LogInAnswer, Notice, Register
 from pyvpn.wire.native import LEAST_MTU
+from pyvpn.wire.rebuild import SuperPacket
 
 _log = Logger()
 
@@ -98,6 +101,7 @@ class Clients:
         self._router = router
         self._counters = counters
         self._visits: dict[ControlLink, Visit] = {}
+        self._uncut: set[ControlLink] = set()
         self._connections = 0  # since we began
         # By whom it was had before, and how often it came back.
         self._replaced: dict[Session, tuple[str, int]] = {}
@@ -146,6 +150,19 @@ class Clients:
             return
         self._router.packets_from_session(session, packets, self._now())
 
+    def super_packets(self, link: ControlLink, packets: list[SuperPacket]) -> None:
+        """Super-packets arrived, by a link that was registered for them."""
+        session = self._visits[link].session
+        if session is None or session.link is not link:
+            self._counters.drop(Drop.NOT_REGISTERED, sum(each.segments for each in packets))
+            return
+        self._router.super_packets_from_session(session, packets, self._now())
+
+    @property
+    def any_uncut(self) -> bool:
+        """Whether there is a link that takes super-packets uncut."""
+        return bool(self._uncut)
+
     def question(
         self, link: ControlLink, command: int, data: bytes
     ) -> bytes | Deferred[bytes] | None:
@@ -176,6 +193,7 @@ class Clients:
 
     def lost(self, link: ControlLink, reason: Exception) -> None:
         self.admission.done(link)
+        self._uncut.discard(link)
         visit = self._visits.pop(link)
         session = visit.session
         if session is not None and session.detach(link):
@@ -264,6 +282,12 @@ class Clients:
             return _refusal(Code.REPLACED, "the device is here by a later connection")
         session = self._attach(link, visit, current, device, lease, request)
         answer = self.terms.answer(lease)
+        session.framed = None
+        if CAPABILITY in request.capabilities:
+            link.carry_super_packets(self.super_packets)
+            self._uncut.add(link)
+            session.framed = link
+            answer = replace(answer, capabilities=(CAPABILITY,))
         if self.natives is not None:
             answer = self.natives.welcome(session, request, answer)
         return answer.to_bytes()

@@ -81,7 +81,11 @@ class Natives:
         token = self.claims.claim(session, public, self._mtu(), offload=offload, aes=aes)
         return replace(
             answer,
-            capabilities=(*(CAPABILITY,) * offload, *(AES_CAPABILITY,) * aes),
+            capabilities=(
+                *answer.capabilities,
+                *(CAPABILITY,) * offload,
+                *(AES_CAPABILITY,) * aes,
+            ),
             wireguard_key=key_to_base64(static.public),
             wireguard_endpoints=self._endpoints(),
             token=b64encode(token).decode(),

@@ -201,9 +201,11 @@ class ServerService(Service):
         self._arm()
 
     def _arm(self) -> None:
+        any_uncut = self.core.clients.any_uncut
         if self.wireguard is not None:
             self.wireguard.clockwork.arm()
-            self.interface.tun.hand_out_frames(self.wireguard.natives.claims.any_uncut)
+            any_uncut = any_uncut or self.wireguard.natives.claims.any_uncut
+        self.interface.tun.hand_out_frames(any_uncut)
 
     def _give_back(self) -> None:
         """Undo what a failed start had done so far, last things first."""

@@ -19,6 +19,7 @@ import subprocess
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Self
 
 from pyvpn.errors import Misuse
 from pyvpn.testing.box import Box
@@ -83,7 +84,7 @@ class Lab:
         self._boxes: list[Box] = []
         self._laptops = 0
 
-    def __enter__(self) -> Lab:
+    def __enter__(self) -> Self:
         try:
             self.build()
         except BaseException:

@@ -28,6 +28,7 @@ from pyvpn.crypto.keypair import (
 from pyvpn.crypto.noise import InitiatorHandshake, TransportKeys
 from pyvpn.crypto.suite import AES_GCM, CHACHA
 from pyvpn.tunnel.counters import Drop
+from pyvpn.tunnel.session import Sent
 from pyvpn.tunnel.surroundings import Surroundings
 from pyvpn.wire.datagram import Path
 from pyvpn.wire.ip import ecn_of
@@ -199,12 +200,8 @@ class Peer:
             and self._usable(now)
         )
 
-    def send_frames(self, frames: list[bytes], now: float) -> tuple[int, int]:
-        """Send what a TUN handed out behind virtio headers, uncut; if :meth:`takes_frames`.
-
-        Returns:
-            How many packets that stands for were taken, and their bytes.
-        """
+    def send_frames(self, frames: list[bytes], now: float) -> Sent:
+        """Send what a TUN handed out behind virtio headers, uncut; if :meth:`takes_frames`."""
         keypair, path = self.current, self.endpoint
         assert keypair is not None
         assert path is not None
@@ -227,7 +224,7 @@ class Peer:
                 taken = self.send_packets(item, now)
                 count += taken
                 size += sum(map(len, item[:taken]))
-        return count, size
+        return Sent(count, size)
 
     def set_keepalive(self, seconds: int, now: float) -> None:
         """Keep the path open with a packet after so many *seconds* of silence; 0: do not."""

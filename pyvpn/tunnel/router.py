@@ -199,7 +199,11 @@ class Router:
             else:
                 self.counters.drop(Drop.MALFORMED)
         for session, some in uncut.items():
-            session.send_frames(some, now)
+            sent = session.send_frames(some, now)
+            if sent.refused and session.carrier is not None:
+                self._refuse(session, session.carrier.refusal, sent.refused)
+            if sent.unknown:
+                self._refuse(session, Drop.MALFORMED, sent.unknown)
         if packets:
             self.packets_from_tun(packets, now)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Container
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from pyvpn.tunnel.counters import Counters
 from pyvpn.tunnel.limit import Limit
@@ -31,19 +31,35 @@ class Carrier(Protocol):
         """Take *packets* in order, drop the rest; return how many were taken."""
 
 
-class TunnelPeer(Carrier, Protocol):
+class Sent(NamedTuple):
+    """What a carrier took of frames that it was given, in packets that they stand for."""
+
+    packets: int
+    size: int
+    """Their bytes."""
+    refused: int = 0
+    """Packets that it did not take, and did not count itself."""
+    unknown: int = 0
+    """Frames that stand for nothing, likewise."""
+
+
+class FrameCarrier(Carrier, Protocol):
+    """A carrier that can take super-packets uncut."""
+
+    def takes_frames(self, now: float) -> bool:
+        """Whether it takes at once, uncut, what a TUN hands out behind virtio headers."""
+
+    def send_frames(self, frames: list[bytes], now: float) -> Sent:
+        """Send that; return what was taken."""
+
+
+class TunnelPeer(FrameCarrier, Protocol):
     """What a session needs of its WireGuard peer."""
 
     heard: float
     """When anything authenticated last came from it."""
     offload: bool
     """Whether both ends announced that they take super-packets uncut."""
-
-    def takes_frames(self, now: float) -> bool:
-        """Whether it takes at once, uncut, what a TUN hands out behind virtio headers."""
-
-    def send_frames(self, frames: list[bytes], now: float) -> tuple[int, int]:
-        """Send that; return how many packets were taken that it stands for, and their bytes."""
 
 
 class Session:
@@ -75,6 +91,7 @@ class Session:
         "device",
         "drops",
         "epoch",
+        "framed",
         "heard",
         "limit_in",
         "limit_out",
@@ -114,6 +131,8 @@ class Session:
         """Its control connection, if there is one."""
         self.link_carries = True
         """Whether packets may ride it: not if it runs through their own tunnel."""
+        self.framed: FrameCarrier | None = None
+        """That link, if both ends announced that it takes super-packets uncut."""
         self.peer: TunnelPeer | None = None
         """Its WireGuard peer, once the key is proved to be its own."""
         self.epoch = 0
@@ -154,6 +173,8 @@ class Session:
             return False
         if self.link is carrier:
             self.link = None
+        if self.framed is carrier:
+            self.framed = None
         if self.peer is carrier:
             self.peer = None
         if self.carrier is carrier:
@@ -195,6 +216,8 @@ class Session:
             The link it replaces, for the caller to close; None if there was none.
         """
         previous, self.link = self.link, link
+        if previous is not link:
+            self.framed = None
         self.link_carries = carries
         self.heard = max(self.heard, now)
         if carries and not (keep and self.peer is not None):
@@ -261,31 +284,36 @@ class Session:
         return taken
 
     @property
-    def crosses_uncut(self) -> bool:
-        """Whether super-packets cross to it uncut, if nothing is in the way just now.
+    def uncut(self) -> FrameCarrier | None:
+        """The carrier, if super-packets cross to it uncut when nothing is in the way just now.
 
         Not where the path is narrow or the rate limited: there each packet is looked at.
         """
-        peer = self.peer
-        return (
-            peer is not None
-            and self.carrier is peer
-            and peer.offload
-            and not self.path_mtu
-            and self.limit_out is None
-        )
+        carrier, peer = self.carrier, self.peer
+        if carrier is None or self.limit_out is not None:
+            return None
+        if carrier is self.framed:
+            return self.framed
+        return peer if carrier is peer and peer.offload and not self.path_mtu else None
+
+    @property
+    def crosses_uncut(self) -> bool:
+        """Whether there is such a carrier."""
+        return self.uncut is not None
 
     def takes_frames(self, now: float) -> bool:
         """Whether :meth:`send_frames` may be called: its carrier takes super-packets uncut."""
-        return self.crosses_uncut and self.peer is not None and self.peer.takes_frames(now)
+        uncut = self.uncut
+        return uncut is not None and uncut.takes_frames(now)
 
-    def send_frames(self, frames: list[bytes], now: float) -> None:
+    def send_frames(self, frames: list[bytes], now: float) -> Sent:
         """Hand *frames*, as a TUN hands them out, to the carrier, and count what it took."""
-        peer = self.peer
-        assert peer is not None
-        count, size = peer.send_frames(frames, now)
-        self.packets_out += count
-        self.bytes_out += size
+        uncut = self.uncut
+        assert uncut is not None
+        sent = uncut.send_frames(frames, now)
+        self.packets_out += sent.packets
+        self.bytes_out += sent.size
+        return sent
 
     def __repr__(self) -> str:
         """Name and device, and whether it is connected."""

@@ -16,7 +16,7 @@ Sources: the WireGuard paper; the Linux kernel's ``receive.c``.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from pyvpn.crypto.cookie import CookieChecker
 from pyvpn.crypto.keypair import REJECT_AFTER_TIME, Keypair, Refused
@@ -51,7 +51,9 @@ from pyvpn.wire.datagram import (
 )
 from pyvpn.wire.ip import NOT_ECT, decapsulated, trimmed
 from pyvpn.wire.native import is_native
-from pyvpn.wire.rebuild import SuperPacket, rebuild
+from pyvpn.wire.packed import Packed
+from pyvpn.wire.packed_join import joined
+from pyvpn.wire.rebuild import SuperPacket, rebuild, rebuild_packed
 
 HANDSHAKES_AT_ONCE = 8
 """Worked off in one go: some four milliseconds."""
@@ -94,9 +96,7 @@ class WireGuard:
         unix: Callable[[], float],
         counters: Counters,
         trusted: Callable[[bytes], bool] = lambda address: False,
-        deliver_super: Callable[[Peer, list[SuperPacket], float], None] = (
-            lambda peer, packets, now: None
-        ),
+        deliver_super: Callable[[Peer, list[SuperPacket], float], None] | None = None,
         native: Callable[[Peer, list[bytes], float], None] = lambda peer, messages, now: None,
         doubted: Callable[[Peer, float], None] = lambda peer, now: None,
         expected: Callable[[bytes], Peer | None] = lambda public: None,
@@ -232,7 +232,13 @@ class WireGuard:
         """Take one run: *datagrams* came along *path*, all with the outer ECN field *ecn*."""
         self.runs_received([(datagrams, path, ecn)], now)
 
-    def _run_received(self, datagrams: list[bytes], path: Path, ecn: int, now: float) -> None:
+    def _run_received(
+        self, datagrams: list[bytes] | Packed, path: Path, ecn: int, now: float
+    ) -> None:
+        if isinstance(datagrams, Packed):
+            if self._packed(datagrams, path, ecn, now):
+                return
+            datagrams = list(datagrams)
         heads = {datagram[:8] for datagram in datagrams}
         if len(heads) == 1 and min(map(len, datagrams)) >= DATA_OVERHEAD:
             head = heads.pop()
@@ -298,24 +304,76 @@ class WireGuard:
             self.counters.drop(Drop.EXPIRED_KEY, len(run))
         elif head.startswith(_DATA):
             self._run(peer, keypair, run, path, ecn, now)
-        elif peer.offload or (peer.is_native and peer.owner is not None):
-            # To send it takes the other end's word.  But that may be older than our own memory of
-            # it, at either end, and whoever has it said means it.
+        elif self._may_offload(peer):
             self._offload_run(peer, keypair, run, path, ecn, now)
         else:
             self.counters.drop(Drop.JUNK, len(run))
+
+    @staticmethod
+    def _may_offload(peer: Peer) -> bool:
+        # To send it takes the other end's word.  But that may be older than our own memory of
+        # it, at either end, and whoever has it said means it.
+        return peer.offload or (peer.is_native and peer.owner is not None)
+
+    def _packed(self, packed: Packed, path: Path, ecn: int, now: float) -> bool:
+        """Take a batch where it lies, if it is what nearly all are; False: nothing was done.
+
+        That is: data for one keypair, every one of it new, in order, and rightly sealed.
+        """
+        head = packed.head()
+        if not head.startswith(_SEALED):
+            return False
+        number = int.from_bytes(head[4:], "little")
+        peer, keypair = self._world.indices.get(number, (None, None))
+        if peer is None or keypair is None or now - keypair.created >= REJECT_AFTER_TIME:
+            return False
+        kind = head[0]
+        if kind == OFFLOAD and not self._may_offload(peer):
+            return False
+        newest = keypair.window.highest
+        counters = keypair.receive_packed(packed, kind)
+        if not counters:
+            return False
+        if kind == OFFLOAD:
+            made = rebuild_packed(packed, counters[0], ecn)
+        elif self._deliver_super is not None and peer.owner is not None:
+            made = joined(packed, ecn)
+        else:
+            made = None
+        if made is not None and self._deliver_super is not None:
+            size = packed.opened + DATA_OVERHEAD * len(packed)
+            self._arrived(peer, keypair, newest, path, True, size, now)
+            self._deliver_super(peer, made, now)
+        elif kind == OFFLOAD:
+            self._rebuilt(peer, keypair, newest, counters, packed.payloads(), path, ecn, now)
+        else:
+            self._opened(peer, keypair, newest, packed.payloads(), path, ecn, now)
+        return True
 
     def _run(
         self, peer: Peer, keypair: Keypair, run: list[bytes], path: Path, ecn: int, now: float
     ) -> None:
         """Open a run of data messages for one keypair."""
         newest = keypair.window.highest
+        self._opened(peer, keypair, newest, keypair.receive_all(run), path, ecn, now)
+
+    def _opened(
+        self,
+        peer: Peer,
+        keypair: Keypair,
+        newest: int,
+        payloads: Sequence[bytes | Refused],
+        path: Path,
+        ecn: int,
+        now: float,
+    ) -> None:
+        """Take what was in a run of data messages; *newest* was the highest counter before it."""
         packets: list[bytes] = []
         messages: list[bytes] = []
         size = authentic = data = length = 0
         head = b""
         whole: bytes | None
-        for packet in keypair.receive_all(run):
+        for packet in payloads:
             if isinstance(packet, Refused):
                 self.counters.drop(_REASONS[packet])
                 continue
@@ -358,8 +416,21 @@ class WireGuard:
         counters, payloads, refused = keypair.receive_run(run)
         for reason in refused:
             self.counters.drop(_REASONS[reason])
-        if not payloads:
-            return
+        if payloads:
+            self._rebuilt(peer, keypair, newest, counters, payloads, path, ecn, now)
+
+    def _rebuilt(
+        self,
+        peer: Peer,
+        keypair: Keypair,
+        newest: int,
+        counters: list[int],
+        payloads: list[bytes],
+        path: Path,
+        ecn: int,
+        now: float,
+    ) -> None:
+        """Take what was in a run of offload payloads."""
         size = sum(map(len, payloads)) + DATA_OVERHEAD * len(payloads)
         self._arrived(peer, keypair, newest, path, True, size, now)
         rebuilt = rebuild(counters, payloads, ecn)
@@ -367,7 +438,7 @@ class WireGuard:
             self.counters.drop(Drop.MALFORMED, rebuilt.refused)
         if rebuilt.congested:
             self.counters.drop(Drop.CONGESTED, rebuilt.congested)
-        if rebuilt.packets:
+        if rebuilt.packets and self._deliver_super is not None:
             self._deliver_super(peer, rebuilt.packets, now)
 
     def _arrived(

@@ -10,7 +10,10 @@ from __future__ import annotations
 
 import struct
 from ipaddress import ip_address
-from typing import NamedTuple, Self
+from typing import TYPE_CHECKING, NamedTuple, Self
+
+if TYPE_CHECKING:
+    from pyvpn.wire.packed import Packed
 
 INITIATION = 1
 RESPONSE = 2
@@ -181,5 +184,8 @@ class Path(NamedTuple):
         return f"[{ip_address(self.host)}{scope}]:{self.port}"
 
 
-Run = tuple[list[bytes], Path, int]
-"""Datagrams that came one after the other along one path, all with the same ECN field."""
+Run = tuple["list[bytes] | Packed", Path, int]
+"""Datagrams that came one after the other along one path, all with the same ECN field.
+
+If :class:`~pyvpn.wire.packed.Packed`, they are good until the taker returns.
+"""

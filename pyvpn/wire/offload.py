@@ -97,6 +97,41 @@ class Run(NamedTuple):
         return [head + payload for payload in self.payloads]
 
 
+class Whole(NamedTuple):
+    """A super-packet as it is; from :func:`wholes`."""
+
+    frame: bytes
+    """Virtio header and packet."""
+    protocol: int
+    at: int
+    """Where in the packet the header of TCP or UDP begins."""
+    after: int
+    """Where the payload begins."""
+    segment: int
+    """Bytes of payload in each packet but the last."""
+
+    @property
+    def packets(self) -> int:
+        """How many packets it stands for."""
+        return -((self.after + VNET_SIZE - len(self.frame)) // self.segment)
+
+    @property
+    def size(self) -> int:
+        """Their bytes."""
+        return len(self.frame) - VNET_SIZE + (self.packets - 1) * self.after
+
+    def run(self) -> Run:
+        """Return it as a run."""
+        frame, size = self.frame, self.segment
+        field, mark_at = (16, 18) if self.protocol == TCP else (6, 4)
+        field += self.at
+        after = VNET_SIZE + self.after
+        head = frame[VNET_SIZE:after]
+        head = head[:field] + size.to_bytes(2, "big") + head[field + 2 :]
+        payloads = [frame[begin : begin + size] for begin in range(after, len(frame), size)]
+        return _padded(head, self.at + mark_at, payloads, size)
+
+
 class Outgoing(NamedTuple):
     """What becomes of some frames."""
 
@@ -114,7 +149,30 @@ def outgoing(frames: list[bytes], mtu: int) -> Outgoing:
     are made into one run; of those that must not be fragmented the identification may change,
     which means nothing then (RFC 6864).  Each flow keeps its order.
     """
-    items: list[Run | _Gathered | list[bytes]] = []
+    items, unknown = _sorted(frames, mtu)
+    finished: list[Run | list[bytes]] = []
+    packets: list[bytes] = []
+    for each in items:
+        made = each if isinstance(each, list) else each.run()
+        if isinstance(made, Run):
+            finished.append(made)
+            packets = []
+        else:
+            if not packets:
+                finished.append(packets)
+            packets += made
+    return Outgoing(finished, unknown)
+
+
+def wholes(frames: list[bytes]) -> tuple[list[Whole | list[bytes]], int]:
+    """Return the same as :func:`outgoing`, but super-packets as they are, and not as runs."""
+    items, unknown = _sorted(frames, 0)
+    return [each.whole() if isinstance(each, _Gathered) else each for each in items], unknown
+
+
+def _sorted(frames: list[bytes], mtu: int) -> tuple[list[Whole | _Gathered | list[bytes]], int]:
+    """Return what is to be sent, in order, and how many *frames* stand for nothing."""
+    items: list[Whole | _Gathered | list[bytes]] = []
     gathered: dict[bytes, _Gathered] = {}  # by flow, while more may follow
     unknown = 0
     for frame in frames:
@@ -129,7 +187,7 @@ def outgoing(frames: list[bytes], mtu: int) -> Outgoing:
                 gathered[flow] = begun
                 items.append(begun)
                 continue
-        item = None if frame.startswith(PLAIN) else _run(frame, mtu)
+        item = None if frame.startswith(PLAIN) else _whole(frame, mtu)
         if item is not None:
             gathered.pop(flow, None)
             items.append(item)
@@ -140,22 +198,11 @@ def outgoing(frames: list[bytes], mtu: int) -> Outgoing:
             items.append(packets)
         else:
             unknown += 1
-    finished: list[Run | list[bytes]] = []
-    packets = []
-    for each in items:
-        made = each.finished() if isinstance(each, _Gathered) else each
-        if isinstance(made, Run):
-            finished.append(made)
-            packets = []
-        else:
-            if not packets:
-                finished.append(packets)
-            packets += made
-    return Outgoing(finished, unknown)
+    return items, unknown
 
 
-def _run(frame: bytes, mtu: int) -> Run | None:
-    """Return the super-packet in *frame* as a run; None: it has to be cut."""
+def _whole(frame: bytes, mtu: int) -> Whole | None:
+    """Understand the super-packet in *frame*; None: it has to be cut."""
     if len(frame) < VNET_SIZE + 28:
         return None
     flags, kind, _, size, start, offset = _VNET.unpack_from(frame)
@@ -174,22 +221,18 @@ def _run(frame: bytes, mtu: int) -> Run | None:
     ):
         return None
     if protocol == TCP:
-        field, mark_at = at + 16, at + 18
         if kind != (GSO_TCP4 if at == 20 else GSO_TCP6) or offset != 16:
             return None
-        if frame[VNET_SIZE + mark_at] or frame[VNET_SIZE + mark_at + 1]:
+        urgent = VNET_SIZE + at + 18
+        if frame[urgent] or frame[urgent + 1]:
             return None  # would be lost
     else:
-        field, mark_at = at + 6, at + 4
+        length = VNET_SIZE + at + 4
         if kind != GSO_UDP or offset != 6:
             return None
-        if int.from_bytes(frame[VNET_SIZE + at + 4 : VNET_SIZE + at + 6], "big") != total - at:
+        if int.from_bytes(frame[length : length + 2], "big") != total - at:
             return None
-    after = VNET_SIZE + payload
-    head = frame[VNET_SIZE:after]
-    head = head[:field] + size.to_bytes(2, "big") + head[field + 2 :]
-    payloads = [frame[begin : begin + size] for begin in range(after, len(frame), size)]
-    return _padded(head, mark_at, payloads, size)
+    return Whole(frame, protocol, at, payload, size)
 
 
 def _padded(head: bytes, mark_at: int, payloads: list[bytes], size: int) -> Run:
@@ -249,7 +292,19 @@ class _Gathered:
             return mine[10:12] == other[10:12] and mine[16:20] == other[16:20]
         return mine[10:14] == other[10:14] and mine[16:18] == other[16:18]
 
-    def finished(self) -> Run | list[bytes]:
+    def whole(self) -> Whole | list[bytes]:
+        """Return a super-packet of several, a complete packet of one."""
+        frames, at = self.frames, self.at
+        if len(frames) == 1:
+            return cut(frames[0])
+        after = VNET_SIZE + at + 8
+        head = self._head(at + 8 + sum(map(len, frames)) - len(frames) * after)
+        each = len(frames[0]) - after
+        vnet = _VNET.pack(NEEDS_CHECKSUM, GSO_UDP, at + 8, each, at, 6)
+        whole = b"".join((vnet, head, *[frame[after:] for frame in frames]))
+        return Whole(whole, UDP, at, at + 8, each)
+
+    def run(self) -> Run | list[bytes]:
         """Return a run of several, a complete packet of one."""
         frames, at = self.frames, self.at
         if len(frames) == 1:
@@ -257,13 +312,15 @@ class _Gathered:
         after = VNET_SIZE + at + 8
         payloads = [frame[after:] for frame in frames]
         size = len(payloads[0])
-        head = frames[0][VNET_SIZE:after]
-        total = at + 8 + sum(map(len, payloads))
-        if at == 20:
-            head = head[:2] + total.to_bytes(2, "big") + head[4:]
-        else:
-            head = head[:4] + (total - 40).to_bytes(2, "big") + head[6:]
+        head = self._head(at + 8 + sum(map(len, payloads)))
         return _padded(head[:-2] + size.to_bytes(2, "big"), at + 4, payloads, size)
+
+    def _head(self, total: int) -> bytes:
+        """Return the headers of what is *total* bytes long."""
+        head = self.frames[0][VNET_SIZE : VNET_SIZE + self.at + 8]
+        if self.at == 20:
+            return head[:2] + total.to_bytes(2, "big") + head[4:]
+        return head[:4] + (total - 40).to_bytes(2, "big") + head[6:]
 
 
 def _shared(frame: bytes) -> bytes:

@@ -1,6 +1,8 @@
 """Offload payloads made into super-packets again: the other end of :mod:`pyvpn.wire.offload`.
 
-Rules of this file: what :func:`rebuild` returns stands for packets that honest ends could have
+And what came in one piece (:mod:`pyvpn.wire.framed`), by the same rules.
+
+Rules of this file: what it returns stands for packets that honest ends could have
 sent, and for no more of them than came; no kind, length, offset or checksum is the other end's
 word: each is computed here; nothing raises because of what is in a payload.
 
@@ -10,8 +12,10 @@ Sources: those of :mod:`pyvpn.wire.segments`; RFC 6040 (congestion met outside).
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
+from itertools import repeat
 from operator import itemgetter, methodcaller
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pyvpn.wire.ip import NOT_ECT, decapsulated
 from pyvpn.wire.offload import PADDING, TCP, headers_of, is_run
@@ -26,6 +30,9 @@ from pyvpn.wire.segments import (
     residue,
 )
 
+if TYPE_CHECKING:
+    from pyvpn.wire.packed import Packed
+
 _VNET = struct.Struct("=BBHHHH")
 _PAIR = struct.Struct(">HH")
 _ENDING, _CWR = 0x01 | 0x08, 0x80  # FIN and PSH
@@ -34,17 +41,14 @@ _ENDING, _CWR = 0x01 | 0x08, 0x80  # FIN and PSH
 class SuperPacket(NamedTuple):
     """What was rebuilt of a run, or of a part of it: one or several packets of one flow."""
 
-    pieces: list[bytes]
-    """What one write to the TUN takes: virtio header and headers, then each payload."""
+    pieces: Sequence[bytes | memoryview]
+    """What one write to the TUN takes: virtio header and headers, then the payload."""
     ends: tuple[bytes, bytes]
     """Source and destination of all of it, packed."""
     size: int
     """Bytes of the packets that it stands for."""
-
-    @property
-    def segments(self) -> int:
-        """How many packets it stands for."""
-        return len(self.pieces) - 1
+    segments: int
+    """How many these are."""
 
     def cut(self) -> list[bytes]:
         """Return these packets, complete."""
@@ -92,6 +96,62 @@ def rebuild(counters: list[int], payloads: list[bytes], ecn: int = NOT_ECT) -> R
             packets.append(made)
         first = after
     return Rebuilt(packets, refused, congested)
+
+
+def rebuilt_whole(data: bytes, begin: int, end: int, size: int) -> SuperPacket | None:
+    """Return what came in one piece, from *begin* to *end* of *data*; None: nothing of ours.
+
+    The payload stays where it is, for a copy of all would cost as much as all else here.
+
+    Args:
+        size: bytes of payload in each packet but the last, as the other end says.
+    """
+    start = data[begin : min(begin + 100, end)]
+    found = headers_of(start)
+    if found is None:
+        return None
+    protocol, at, after, total = found
+    if total != end - begin or not is_run(protocol, size, total - after):
+        return None
+    part = _Part(start[:after], protocol, at, size, total - after, 0)
+    return part.assembled([memoryview(data)[begin + after : end]], part.count, total - after)
+
+
+def rebuild_packed(packed: Packed, first: int, ecn: int = NOT_ECT) -> list[SuperPacket] | None:
+    """Do :func:`rebuild` with what *packed* holds, opened; the first has the counter *first*.
+
+    None where :func:`rebuild` may find anything but whole stretches of runs.  What is returned
+    lies in the buffers of *packed*.
+    """
+    found: list[SuperPacket] = []
+    place, count, stride = 0, len(packed), packed.stride
+    starts_with = packed.plain.startswith
+    while place < count:
+        payload = packed.payload(place)
+        part = _Part.read(payload, first + place)
+        if part is None:
+            return None
+        head, after = part.head, len(part.head)
+        end = min(place + part.count - part.index, count)
+        last = part.count - 1 - part.index + place  # where the last of the run would be
+        full = min(end, last, packed.full)
+        if (full > place and stride != after + part.size) or not all(
+            map(starts_with, repeat(head), range(place * stride, end * stride, stride))
+        ):
+            return None
+        bodies: list[Any] = packed.views(place, min(end, packed.full), after)
+        if end > full:  # the last of the run, or of the batch
+            behind = payload if end - 1 == place else packed.payload(end - 1)
+            if not part.fits(part.index + end - 1 - place, len(behind)):
+                return None
+            if end > packed.full:
+                bodies.append(behind[after:])
+        made = part.made_of(bodies, ecn)
+        if made is None:
+            return None
+        found.append(made)
+        place = end
+    return found
 
 
 class _Part:
@@ -170,13 +230,25 @@ class _Part:
 
         None: they met congestion, and their ends do not understand that.
         """
-        head, at, size, index = self.head, self.at, self.size, self.index
-        after, count = len(head), len(payloads)
-        bodies = list(map(itemgetter(slice(after, None)), payloads))
-        is_last = index + count == self.count
-        if is_last:
+        return self.made_of(list(map(itemgetter(slice(len(self.head), None)), payloads)), ecn)
+
+    def made_of(self, bodies: list[bytes | memoryview], ecn: int = NOT_ECT) -> SuperPacket | None:
+        """Do :meth:`made` with what is behind the headers; the list is ours then."""
+        count = len(bodies)
+        if self.index + count == self.count:
             bodies[-1] = bodies[-1][: self.last]
-        length = (count - 1) * size + len(bodies[-1])
+        length = (count - 1) * self.size + len(bodies[-1])
+        return self.assembled(bodies, count, length, ecn)
+
+    def assembled(
+        self, bodies: Sequence[bytes | memoryview], count: int, length: int, ecn: int = NOT_ECT
+    ) -> SuperPacket | None:
+        """Return our own packet and those behind it, *count* with *length* bytes of payload.
+
+        None as in :meth:`made`.
+        """
+        head, at, size, index = self.head, self.at, self.size, self.index
+        after = len(head)
         transport = after - at + length
         if at == 20:
             kind, addresses = GSO_TCP4, head[12:20]
@@ -194,12 +266,13 @@ class _Part:
             if marked is None:
                 return None
             before = marked
-        partial = residue(addresses, self.protocol + transport)
+        # Never its other name, 0: of an IPv6 datagram the kernel takes that for a wrong checksum.
+        partial = residue(addresses, self.protocol + transport) or 65535
         if self.protocol == TCP:
             offset, flags = 16, head[at + 13]
             if index:
                 flags &= ~_CWR
-            if not is_last:
+            if index + count < self.count:
                 flags &= ~_ENDING
             if flags & _CWR:
                 kind |= GSO_ECN
@@ -227,4 +300,5 @@ class _Part:
             [vnet + before + behind, *bodies],
             (addresses[:half], addresses[half:]),
             count * after + length,
+            count,
         )

@@ -438,25 +438,40 @@ def _write(run: _Run) -> Write:
     if len(packets) == 1:
         return [PLAIN, head], packets
     payload = run.payload
-    if head[0] == 0x45:
-        at, protocol, kind = 20, head[9], GSO_TCP4
-        total = run.total.to_bytes(2, "big")
+    pushed = run.protocol == _TCP and packets[-1][run.at + 13] & _PSH > 0
+    before = joined_headers(head[:payload], run.at, run.total, run.size, pushed)
+    return [before, *[each[payload:] for each in packets]], packets
+
+
+def joined_headers(head: bytes, at: int, whole: int, size: int, pushed: bool) -> bytes:
+    """Return all that is before the payload of packets that become one.
+
+    Args:
+        head: the headers of the first.
+        at: where that of TCP or UDP begins: at 20 in IPv4, at 40 in IPv6.
+        whole: bytes of all as one packet.
+        size: bytes of payload in each.
+        pushed: whether the last has TCP's flag PSH.
+    """
+    if at == 20:
+        protocol, kind = head[9], GSO_TCP4
+        total = whole.to_bytes(2, "big")
         check = (65535 - residue(head[:2] + total + head[4:10] + head[12:20])) % 65535
         before = head[:2] + total + head[4:10] + check.to_bytes(2, "big") + head[12:20]
         addresses = head[12:20]
     else:
-        at, protocol, kind = 40, head[6], GSO_TCP6
-        before = head[:4] + (run.total - 40).to_bytes(2, "big") + head[6:40]
+        protocol, kind = head[6], GSO_TCP6
+        before = head[:4] + (whole - 40).to_bytes(2, "big") + head[6:40]
         addresses = head[8:40]
-    length = run.total - at
-    partial = residue(addresses, protocol + length).to_bytes(2, "big")
+    length = whole - at
+    # Never its other name, 0: of an IPv6 datagram the kernel takes that for a wrong checksum.
+    partial = (residue(addresses, protocol + length) or 65535).to_bytes(2, "big")
     if protocol == _TCP:
         offset = _TCP_CHECKSUM
-        flags = head[at + 13] | packets[-1][at + 13] & _PSH
+        flags = head[at + 13] | (_PSH if pushed else 0)
         transport = head[at : at + 13] + bytes((flags,)) + head[at + 14 : at + 16] + partial
-        transport += head[at + 18 : payload]
+        transport += head[at + 18 :]
     else:
         offset, kind = _UDP_CHECKSUM, GSO_UDP
         transport = head[at : at + 4] + length.to_bytes(2, "big") + partial
-    header = _VNET.pack(NEEDS_CHECKSUM, kind, payload, run.size, at, offset)
-    return [header + before + transport, *[each[payload:] for each in packets]], packets
+    return _VNET.pack(NEEDS_CHECKSUM, kind, len(head), size, at, offset) + before + transport

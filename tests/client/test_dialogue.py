@@ -87,6 +87,10 @@ class LogInTests(DialogueCase):
         [device] = self.store.devices()
         self.assertEqual("anna's laptop", device.name)
 
+    def test_super_packets(self) -> None:
+        """It says that it takes super-packets, and is told that the server does."""
+        self.assertIn("offload-frames", self.joined().capabilities)
+
     def test_wanted(self) -> None:
         """The addresses that the file asks for are asked for."""
         answer = self.joined("address = 10.73.0.77, fd70::77")

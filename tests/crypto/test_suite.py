@@ -12,7 +12,8 @@ from twisted.trial.unittest import SynchronousTestCase
 from pyvpn.crypto.keypair import REJECT_AFTER_MESSAGES, Keypair, Refused
 from pyvpn.crypto.noise import NO_PSK, TransportKeys, open_static
 from pyvpn.crypto.suite import AES_GCM, CHACHA, Suite
-from pyvpn.wire.datagram import DATA_HEADER, OFFLOAD, Initiation, Response
+from pyvpn.wire.datagram import DATA, DATA_HEADER, OFFLOAD, Initiation, Response
+from pyvpn.wire.packed import Packed
 from tests.crypto.parties import ANNA, BOB, BOTH, answer, bytes32, initiate, opened, pair
 from tests.crypto.test_keypair import WHOLE, run_of
 
@@ -31,6 +32,14 @@ def alone(suite: Suite, counter: int = 0) -> Keypair:
     keypair = Keypair(1, TransportKeys(bytes(32), bytes(32), 1, suite), True, 0.0)
     keypair.counter = counter
     return keypair
+
+
+def batch_of(datagrams: list[bytes]) -> Packed:
+    """These, as if received as one; all but the last are as long as the first."""
+    packed, whole = Packed(), b"".join(datagrams)
+    packed.buffer[: len(whole)] = whole
+    packed.take(len(whole), len(datagrams[0]))
+    return packed
 
 
 class NonceTests(SynchronousTestCase):
@@ -88,6 +97,34 @@ class NonceTests(SynchronousTestCase):
             datagrams[1] = datagrams[1][:-1] + bytes((datagrams[1][-1] ^ 1,))
             again = alone(suite).receive_run(datagrams)
             self.assertEqual((payloads[:1] + payloads[2:], [Refused.TAG]), again[1:])
+
+    @settings(deadline=None)
+    @given(COUNTERS, st.integers(0, 9))
+    def test_any_batch(self, counter: int, damaged: int) -> None:
+        """So do those that came as one; where one is damaged, all are as they came."""
+        for suite in BOTH:
+            for kind in DATA, OFFLOAD:
+                ours = alone(suite, counter)
+                datagrams = (
+                    ours.seal([bytes([n]) * 256 for n in range(10)], 0)
+                    if kind == DATA
+                    else ours.seal_run(run_of(WHOLE))
+                )
+                packed = batch_of(datagrams)
+                expected = list(range(counter, counter + 10))
+                self.assertEqual(expected, alone(suite).receive_packed(packed, kind))
+                self.assertEqual(datagrams, list(packed))
+                payloads = (
+                    alone(suite).receive_all(datagrams)
+                    if kind == DATA
+                    else alone(suite).receive_run(datagrams)[1]
+                )
+                self.assertEqual(payloads, packed.payloads())
+                bad = datagrams[damaged]
+                datagrams[damaged] = bad[:-1] + bytes((bad[-1] ^ 1,))
+                packed = batch_of(datagrams)
+                self.assertEqual([], alone(suite).receive_packed(packed, kind))
+                self.assertEqual(datagrams, list(packed))
 
     def test_replayed(self) -> None:
         """The window knows the counter, and not the nonce: it is as in the datagram."""

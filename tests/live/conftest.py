@@ -18,6 +18,7 @@ from pyvpn.errors import PyvpnError
 from pyvpn.testing import sandbox
 from pyvpn.testing.lab import Lab
 from pyvpn.testing.namespace import Namespace
+from tests.live.far import Far
 from tests.live.office import Office
 from tests.live.travellers import Source
 
@@ -108,6 +109,13 @@ def office(lab: Lab) -> Iterator[Office]:
 def source(lab: Lab) -> Iterator[Source]:
     """Somebody in the office who sends without end."""
     with closing(Source(lab)) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def far(lab: Lab) -> Iterator[Far]:
+    """Somebody in the office to exchange bytes and datagrams with."""
+    with closing(Far(lab)) as made:
         yield made
 
 

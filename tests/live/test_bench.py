@@ -47,7 +47,7 @@ def test_offloads_unknown() -> None:
     with Pair(3, wire=False) as pair, pair.hosts[pair.server].inside():
         with pytest.raises(HostError, match="the kernel knows no tx-magic"):
             switch_off("wan", ("tx-udp-segmentation", "tx-magic"))
-        with pytest.raises(HostError, match="nowhere0: offloads stay on: No such device"):
+        with pytest.raises(HostError, match="nowhere0: offloads stay as they are: No such device"):
             switch_off("nowhere0")
 
 

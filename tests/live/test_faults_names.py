@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from pyvpn.testing.lab import SERVER_ADDRESS, Lab
+from pyvpn.testing.lag import read_lags, write_watch
 from pyvpn.testing.namespace import ip, stop, wait_for_line
 from tests.live.office import SOAKING, Office, tell
 
@@ -19,34 +20,6 @@ RESOLVER = "192.168.50.1"
 ELSEWHERE = "198.18.2.99"
 BACK_SECONDS = 30.0
 LAG_SECONDS = 0.05
-
-LAG = """
-import os, sys, threading, time
-
-def waited():
-    # Nanoseconds that the reactor's thread and this one were ready to run, and others had the
-    # processor: that is the machine's fault.
-    found = 0
-    for thread in os.getpid(), threading.get_native_id():
-        with open(f"/proc/self/task/{{thread}}/schedstat") as file:
-            found += int(file.read().split()[1])
-    return found / 1e9
-
-def watch():
-    while True:
-        time.sleep(0.01)
-        reactor = sys.modules.get("twisted.internet.reactor")
-        if reactor is None or not reactor.running:
-            continue
-        before, asked, heard = waited(), time.monotonic(), threading.Event()
-        reactor.callFromThread(heard.set)
-        heard.wait()
-        lag = time.monotonic() - asked - (waited() - before)
-        with open({file!r}, "a") as file:
-            file.write(f"{{lag:.4f}}\\n")
-
-threading.Thread(target=watch, daemon=True).start()
-"""
 
 
 @contextmanager
@@ -79,7 +52,7 @@ def test_name_moves(
     """
     silent = 20 if SOAKING else 5
     lags = tmp_path / "lags"
-    (tmp_path / "sitecustomize.py").write_text(LAG.format(file=str(lags)))
+    write_watch(tmp_path, lags)
     with names(lab) as file:
         office.open(endpoint=NAME)
         with monkeypatch.context() as patched:
@@ -99,7 +72,7 @@ def test_name_moves(
                     assert time.time() - told < BACK_SECONDS + 5
                     time.sleep(0.1)
                 time.sleep(1)
-                most = max(map(float, lags.read_text().split()))
+                most = read_lags(lags)[-1]
                 assert office.lease() == lease
             finally:
                 move(lab, ELSEWHERE, SERVER_ADDRESS)

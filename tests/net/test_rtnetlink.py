@@ -12,6 +12,7 @@ from twisted.internet.testing import MemoryReactorClock
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
+from pyvpn.net.netlink import set_link_up
 from pyvpn.net.rtnetlink import LINK_NEWS, ROUTE_NEWS, Link, News, Questions
 from tests.net.own_namespace import enter_own_namespace
 from tests.net.udp_systems import packed
@@ -130,6 +131,17 @@ class NewsTests(NetlinkCase):
             self.netlink.link("set", index=self.index["a"], mtu=mtu)
 
         self.assertEqual(1, self.told())
+        self.assertEqual(0, self.told())
+
+    def test_an_interface_as_it_is_to_be(self) -> None:
+        """Who finds the interface as it was meant changes nothing, and so is not told of it."""
+        self.listen(LINK_NEWS | ROUTE_NEWS)
+        addresses = ["10.73.0.1/24", "fd00:73::1/64"]
+        set_link_up("b", 1400, addresses)
+        self.assertEqual(1, self.told())
+        for _ in range(3):
+            set_link_up("b", 1400, addresses)
+
         self.assertEqual(0, self.told())
 
     def test_routes(self) -> None:

@@ -20,6 +20,8 @@ from pyvpn.net.ancillary import (
     segment_size,
 )
 from pyvpn.net.udp import DATA_BATCH
+from pyvpn.wire.datagram import Run
+from pyvpn.wire.packed import Packed
 from tests.net.udp_case import INITIATION, UdpCase, data
 from tests.net.udp_systems import (
     LOOPBACK,
@@ -281,6 +283,45 @@ class InTests(UdpCase):
             expected = self.outside.path(version)._replace(local=local, interface=1)
             self.assertEqual({expected}, {path for _, path, _ in runs})
             self.protocol.runs.clear()
+
+    def test_batches(self) -> None:
+        """Many large ones are handed out as they lie, before anything overwrites them.
+
+        What came before them is told before, and what comes behind them behind.
+        """
+        batches = [[data(n, 1452) for n in range(first, first + 20)] for first in (20, 40)]
+        self.outside.put(data(1), self.port)
+        self.put(batches[0])
+        self.put(batches[1], tos=1)
+        self.outside.put(data(2), self.port, 4, 1)
+        self.put([data(3), data(4)], tos=1)
+        told: list[tuple[bool, int, int]] = []
+        receive = self.protocol.runs_received
+
+        def runs_received(runs: list[Run]) -> None:
+            told.extend((isinstance(run, Packed), len(run), ecn) for run, _, ecn in runs)
+            receive(runs)
+
+        self.protocol.runs_received = runs_received  # type: ignore[method-assign]
+        read_all(self.reactor)
+
+        self.assertEqual([(False, 1, 0), (True, 20, 0), (True, 20, 1), (False, 3, 1)], told)
+        paths = {path for _, path, _ in self.protocol.runs}
+        expected = self.outside.path()._replace(local=packed(LOOPBACK[4]), interface=1)
+        self.assertEqual({expected}, paths)
+        self.assertEqual(
+            [data(1), *batches[0], *batches[1], data(2), data(3), data(4)], self.protocol.take()
+        )
+
+    def test_closed_by_what_came(self) -> None:
+        """Who closes the port because of a batch gets no more of what was there."""
+        for _ in range(2):
+            self.put([data(n, 1452) for n in range(20)])
+        self.protocol.receive = self.udp.close
+
+        read_all(self.reactor)
+
+        self.assertEqual(20, len(self.protocol.take()))
 
     def test_a_single_one(self) -> None:
         """Without a word of the kernel's a long one is one."""

@@ -71,7 +71,7 @@ class KeepingProtocol(RunProtocol):
         self.told.append("stopped")
 
     def runs_received(self, runs: list[Run]) -> None:
-        self.runs += runs
+        self.runs += [(list(datagrams), path, ecn) for datagrams, path, ecn in runs]
         self.receive()
 
     def take(self) -> list[bytes]:
@@ -132,6 +132,13 @@ class FakeSocket:
         if not self.waiting:
             raise BlockingIOError(errno.EAGAIN, "later")
         return self.waiting.pop(0)
+
+    def recvmsg_into(
+        self, buffers: list[bytearray], room: int
+    ) -> tuple[int, list[Any], int, tuple[Any, ...]]:
+        data, ancillary, flags, address = self.recvmsg(len(buffers[0]), room)
+        buffers[0][: len(data)] = data
+        return len(data), ancillary, flags, address
 
     def sendmsg(
         self, buffers: Any, ancillary: list[Any], flags: int, address: tuple[Any, ...]

@@ -71,6 +71,23 @@ class ClockTests(SynchronousTestCase):
         self.assertEqual(3, self.clock.seconds())
         self.assertEqual(5, self.clock.events)
 
+    def test_now(self) -> None:
+        """What is to happen now happens after what is due already, by a run and by steps."""
+
+        def now() -> None:
+            self.clock.soon(self.tell, "c")
+            self.clock.callLater(0, self.tell, "d")
+            self.clock.callLater(0, self.tell, "never").cancel()
+            self.clock.schedule(self.clock.seconds(), self.tell, "e")
+
+        for advance in (lambda: self.clock.run(5), lambda: [*iter(self.clock.step, False)]):
+            self.told.clear()
+            at = self.clock.seconds() + 1
+            self.clock.schedule(at, now)
+            self.clock.callLater(1, self.tell, "b")
+            advance()
+            self.assertEqual([(at, each) for each in "bcde"], self.told)
+
     def test_not_before(self) -> None:
         """A call waits for its time, and one made by another call for its own."""
         self.clock.callLater(1, lambda: self.clock.callLater(1, self.tell, "later"))
@@ -138,6 +155,19 @@ class ClockTests(SynchronousTestCase):
         self.clock.run(5)
 
         self.assertEqual([(1, "early"), (1, "early"), (3, "late")], self.told)
+
+    def test_last_words(self) -> None:
+        """What a killed process still does to its calls brings none of them back."""
+        killed = ProcessClock(self.clock)
+        calls = [killed.callLater(1, self.tell, number) for number in range(3)]
+        killed.kill()
+        self.assertTrue(calls[0].active())
+        calls[0].cancel()
+        calls[1].reset(2)
+        calls[2].delay(2)
+        self.clock.advance(10)
+        self.assertEqual([], self.told)
+        self.assertEqual(0, self.clock.events)
 
     @given(
         st.lists(

@@ -205,6 +205,80 @@ class BytesTests(SynchronousTestCase):
         self.assertGreater(line.network.trace.counts[Event.TOO_BIG], 3)
 
 
+class AcknowledgementTests(SynchronousTestCase):
+    """What has arrived is said with the next segment, or after the second, or after 40 ms."""
+
+    def setUp(self) -> None:
+        self.line = Line(conditions=Conditions(delay=0.02))
+        self.left, self.right = self.line.open()
+        self.line.clock.advance(1)
+        self.before = self.sent()
+
+    def sent(self) -> int:
+        return self.line.network.trace.counts[Event.SENT]
+
+    def since(self) -> int:
+        return self.sent() - self.before
+
+    def test_alone(self) -> None:
+        """A segment that nobody answers is acknowledged 40 ms after it came."""
+        self.left.transport.write(b"x")
+        self.line.clock.advance(0.059)
+        self.assertEqual(1, self.since())
+        self.line.clock.advance(0.002)
+        self.assertEqual(2, self.since())
+        self.line.clock.advance(10)
+        self.assertEqual(2, self.since())
+
+    def test_answer(self) -> None:
+        """An answer takes the acknowledgement with it."""
+        self.patch(self.right, "dataReceived", self.right.transport.write)
+        self.left.transport.write(b"x")
+        self.line.clock.advance(10)
+        self.assertEqual(b"x", self.left.heard)
+        self.assertEqual(3, self.since())
+
+    def test_second(self) -> None:
+        """Of many segments every second one is acknowledged, and nothing waits for that."""
+        self.left.transport.write(bytes(8 * 1380))
+        self.line.clock.advance(0.0201)
+        self.assertEqual(8 + 4, self.since())
+        self.line.clock.advance(10)
+        self.assertEqual(8 + 4, self.since())
+
+    def test_gap(self) -> None:
+        """What shows that something is missing is acknowledged at once."""
+        self.line.cut()
+        self.left.transport.write(b"x")
+        self.line.clock.advance(0.001)
+        self.line.cut(False)
+        self.left.transport.write(b"y")
+        self.line.clock.advance(0.021)
+        self.assertEqual(2 + 1, self.since())
+        self.line.clock.advance(1)
+        self.assertEqual(b"xy", self.right.heard)
+
+    def test_unread(self) -> None:
+        """Also if nobody reads it, it is acknowledged."""
+        self.right.transport.pauseProducing()
+        self.left.transport.write(b"x")
+        self.line.clock.advance(10)
+        self.assertEqual(2, self.since())
+
+    def test_asleep(self) -> None:
+        """A host that falls asleep first says it when it wakes."""
+        self.left.transport.write(b"x")
+        self.line.clock.advance(0.03)
+        self.line.right.sleep()
+        self.line.clock.advance(0.1)
+        self.assertEqual(1, self.since())
+        self.line.right.wake()
+        self.line.clock.advance(0.029)
+        self.assertEqual(1, self.since())
+        self.line.clock.advance(0.002)
+        self.assertEqual(2, self.since())
+
+
 class Producer:
     """Says how often it was told to wait."""
 

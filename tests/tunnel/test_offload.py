@@ -8,7 +8,7 @@ from pyvpn.crypto.keypair import REJECT_AFTER_MESSAGES
 from pyvpn.tunnel.counters import Counters, Drop
 from pyvpn.tunnel.peer import Peer
 from pyvpn.tunnel.router import Router
-from pyvpn.tunnel.session import Session
+from pyvpn.tunnel.session import Sent, Session
 from pyvpn.wire.ip import endpoints_of
 from pyvpn.wire.offload import Run, ends_of, outgoing
 from pyvpn.wire.rebuild import SuperPacket, rebuild
@@ -195,7 +195,7 @@ class SendTests(SynchronousTestCase):
         taken = self.peer.send_frames(frames, self.pair.net.now)
         self.pair.net.settle()
 
-        self.assertEqual((14, sum(map(len, packets))), taken)
+        self.assertEqual(Sent(14, sum(map(len, packets))), taken)
         self.assertEqual(packets, self.got)
         sent = self.pair.left.sent[-14:]
         self.assertEqual(sum(len(each.datagram) for each in sent), self.peer.tx_bytes - before)
@@ -243,10 +243,10 @@ class SendTests(SynchronousTestCase):
         assert keypair is not None
         self.pair.net.now += 10.0
         keypair.counter = REJECT_AFTER_MESSAGES - 5
-        self.assertEqual((0, 0), self.peer.send_frames([WHOLE], self.pair.net.now))
+        self.assertEqual(Sent(0, 0), self.peer.send_frames([WHOLE], self.pair.net.now))
         self.assertEqual(10, self.pair.left.dropped(Drop.EXPIRED_KEY))
         self.assertEqual(2, len(self.pair.left.of_kind(1)))
-        self.assertEqual((0, 0), self.peer.send_frames([b"junk"], self.pair.net.now))
+        self.assertEqual(Sent(0, 0), self.peer.send_frames([b"junk"], self.pair.net.now))
         self.assertEqual(1, self.pair.left.dropped(Drop.MALFORMED))
 
 
@@ -413,9 +413,9 @@ class TakesFrames(KeepingSink):
     def takes_frames(self, now: float) -> bool:
         return True
 
-    def send_frames(self, frames: list[bytes], now: float) -> tuple[int, int]:
+    def send_frames(self, frames: list[bytes], now: float) -> Sent:
         self.frames.append(frames)
-        return 7, 700
+        return Sent(7, 700)
 
 
 def to(address: str, whole: bytes) -> bytes:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from pyvpn.tunnel.session import Session
+from pyvpn.tunnel.limit import Limit
+from pyvpn.tunnel.session import Sent, Session
 from tests.tunnel.packets import KeepingSink, packed
 
 MINE = packed("10.73.0.2")
@@ -96,3 +97,60 @@ class SessionTests(SynchronousTestCase):
         self.assertEqual("<Session anna/laptop device 7 detached>", repr(session))
         session.attach(KeepingSink(), 1.0)
         self.assertEqual("<Session anna/laptop device 7 attached>", repr(session))
+
+
+class UncutTests(SynchronousTestCase):
+    """By which carrier super-packets cross uncut."""
+
+    def test_link(self) -> None:
+        """By the link while it carries, if that was announced of this very link."""
+        session, link = make_session(), FrameSink()
+        session.join(link, 0.0)
+        self.assertIsNone(session.uncut)
+        session.framed = link
+        self.assertIs(link, session.uncut)
+        session.path_mtu = 1216  # the peer's
+        self.assertTrue(session.takes_frames(0.0))
+        self.assertEqual(Sent(7, 700, 3), session.send_frames([b"frame"], 0.0))
+        self.assertEqual((7, 700), (session.packets_out, session.bytes_out))
+
+        session.join(link, 0.0)
+        self.assertIs(link, session.uncut)
+        session.join(FrameSink(), 0.0)
+        self.assertIsNone(session.uncut)
+
+    def test_not_now(self) -> None:
+        """Not while the link is slow, the rate limited, or the link without packets."""
+        session, link = make_session(), FrameSink()
+        session.join(link, 0.0)
+        session.framed = link
+        link.is_slow = True
+        self.assertFalse(session.takes_frames(0.0))
+        link.is_slow = False
+        session.limit_out = Limit(1000, 0.0)
+        self.assertFalse(session.takes_frames(0.0))
+        session.limit_out = None
+        self.assertTrue(session.takes_frames(0.0))
+        session.join(link, 0.0, carries=False)
+        self.assertFalse(session.takes_frames(0.0))
+
+    def test_gone(self) -> None:
+        """A link that is gone takes none."""
+        session, link = make_session(), FrameSink()
+        session.join(link, 0.0)
+        session.framed = link
+        session.detach(link)
+        self.assertIsNone(session.uncut)
+        self.assertIsNone(session.framed)
+
+
+class FrameSink(KeepingSink):
+    """A link that takes frames."""
+
+    is_slow = False
+
+    def takes_frames(self, now: float) -> bool:
+        return not self.is_slow
+
+    def send_frames(self, frames: list[bytes], now: float) -> Sent:
+        return Sent(7, 700, 3)

@@ -26,6 +26,7 @@ from tests.wire.plain_segments import (
     is_sound,
     ones_sum,
     plain_cut,
+    pseudo_header,
     tcp,
     transport_of,
     udp,
@@ -375,6 +376,17 @@ class JoinTests(SynchronousTestCase):
             packets = [one, two, between, three]
             after = [each for _, inside in join(packets) for each in inside]
             self.assertEqual(packets, after)
+
+    def test_partial_sum(self) -> None:
+        """A partial sum of nothing is 0xFFFF, as the kernel has it, which drops a 0 of IPv6."""
+        for make in ip4, ip6:
+            for protocol, content in (TCP, tcp), (UDP, udp):
+                size = 65_535 - residue(pseudo_header(make(protocol, content(b""))))
+                whole = frame(make(protocol, content(bytes(size))), size // 3 + 1)
+                (made,) = as_frames(cut(whole))
+                at = VNET_SIZE + transport_of(whole[VNET_SIZE:])[1] + whole[8]
+                self.assertEqual(b"\xff\xff", made[at : at + 2])
+                self.assertEqual(whole, made)
 
     def test_datagrams(self) -> None:
         """Datagrams join where the kernel takes that, and not without checksums."""

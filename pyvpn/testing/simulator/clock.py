@@ -7,7 +7,9 @@ to know.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
+from functools import partial
 from heapq import heapify, heappop, heappush
 from itertools import count
 from typing import Any
@@ -24,7 +26,7 @@ _FEW = 64
 class SimCall:
     """One call to come."""
 
-    __slots__ = ("_args", "_clock", "_keywords", "_state", "at", "function", "order")
+    __slots__ = ("_args", "_clock", "_keywords", "_state", "at", "function", "order", "process")
 
     def __init__(
         self,
@@ -33,8 +35,11 @@ class SimCall:
         function: Callable[..., object],
         args: tuple[Any, ...],
         keywords: dict[str, Any],
+        process: ProcessClock | None = None,
     ) -> None:
         self._clock = clock
+        self.process = process
+        """Whose it is, if it dies with a process."""
         self.function = function
         self._args = args
         self._keywords = keywords
@@ -61,10 +66,15 @@ class SimCall:
     def delay(self, secondsLater: float) -> None:
         self._move(self.at + secondsLater)
 
-    def run(self) -> None:
-        """Make the call; for the clock."""
+    def begin(self) -> None:
+        """Be no call to come any more; for the clock, which makes it."""
         self._state = "called"
-        self.function(*self._args, **self._keywords)
+
+    def entry(self) -> tuple[Callable[..., object], tuple[Any, ...]]:
+        """What to call with which arguments; for the clock."""
+        if self._keywords:
+            return partial(self.function, *self._args, **self._keywords), ()
+        return self.function, self._args
 
     def _move(self, at: float) -> None:
         self._check()
@@ -83,12 +93,15 @@ class SimCall:
 class SimClock:
     """The clock of a simulation; to whoever asks for a reactor's time, the reactor.
 
-    ``twisted.internet.task.Clock`` sorts all its calls at each change; this is a heap.
+    ``twisted.internet.task.Clock`` sorts all its calls at each change; this is a heap, and beside
+    it a queue of what is to be done at this very time, which is half of everything.
     """
 
     def __init__(self, start: float = 1000.0) -> None:
         self._now = start
         self._heap: list[tuple[float, int, SimCall | None, Callable[..., object], Any]] = []
+        # Whatever the heap has for this time is older than all of it.
+        self._soon: deque[tuple[int, SimCall | None, Callable[..., object], Any]] = deque()
         self._orders = count(1)
         self._outdated = 0
         self.events = 0
@@ -116,31 +129,52 @@ class SimClock:
 
         For each datagram on its way: it costs half of :meth:`callLater`.
         """
-        heappush(self._heap, (at, next(self._orders), None, function, args))
+        if at > self._now:
+            heappush(self._heap, (at, next(self._orders), None, function, args))
+        else:
+            self._soon.append((0, None, function, args))
+
+    def soon(self, function: Callable[..., object], *args: object) -> None:
+        """Call *function* at this time, after everything that is due now."""
+        self._soon.append((0, None, function, args))
 
     def getDelayedCalls(self) -> list[IDelayedCall]:
-        return [call for _, order, call, *_ in sorted(self._heap) if call and call.order == order]
+        return [*self._calls()]
+
+    def _calls(self) -> list[SimCall]:
+        """All calls to come, in order."""
+        entries = [*((order, call) for _, order, call, *_ in sorted(self._heap))]
+        entries += ((order, call) for order, call, *_ in self._soon)
+        calls = [call for order, call in entries if call and call.order == order]
+        return sorted(calls, key=lambda call: (call.at, call.order))
 
     def add(self, call: SimCall) -> None:
         """Put *call* where its time is; for the call."""
+        if call.process is not None and not call.process.is_alive:
+            call.order = 0  # it is never made
+            return
         call.order = next(self._orders)
-        heappush(self._heap, (call.at, call.order, call, call.run, ()))
+        function, args = call.entry()
+        if call.at > self._now:
+            heappush(self._heap, (call.at, call.order, call, function, args))
+        else:
+            self._soon.append((call.order, call, function, args))
 
     def outdated(self) -> None:
         """Note that an entry does not hold any more; for the calls."""
         self._outdated += 1
         if self._outdated > _FEW + len(self._heap) // 2:
-            self._heap = [each for each in self._heap if not _is_outdated(each[2], each[1])]
+            # In place, for a run has both in its hands.
+            self._heap[:] = [each for each in self._heap if not _is_outdated(each[2], each[1])]
             heapify(self._heap)
+            here = [each for each in self._soon if not _is_outdated(each[1], each[0])]
+            self._soon.clear()
+            self._soon.extend(here)
             self._outdated = 0
 
     def hold(self, is_held: Callable[[SimCall], bool]) -> list[SimCall]:
         """Take out the calls to come of which *is_held* says so, for :meth:`release`."""
-        held = [
-            call
-            for _, order, call, *_ in sorted(self._heap)
-            if call and call.order == order and is_held(call)
-        ]
+        held = [call for call in self._calls() if is_held(call)]
         for call in held:
             call.order = 0  # it is still to be made, but no entry of ours holds
             self.outdated()
@@ -158,21 +192,30 @@ class SimClock:
     @property
     def next_due(self) -> float:
         """When the next call is due; infinity: there is none."""
-        while self._heap:
-            at, order, call, *_ = self._heap[0]
-            if not _is_outdated(call, order):
-                return at
-            heappop(self._heap)
+        heap, soon = self._heap, self._soon
+        while heap and _is_outdated(heap[0][2], heap[0][1]):
+            heappop(heap)
             self._outdated -= 1
-        return float("inf")
+        while soon and _is_outdated(soon[0][1], soon[0][0]):
+            soon.popleft()
+            self._outdated -= 1
+        if soon:
+            return self._now
+        return heap[0][0] if heap else float("inf")
 
     def step(self, until: float = float("inf")) -> bool:
         """Make the next call if it is due by *until*; False when there is none."""
-        if self.next_due > until or not self._heap:
+        heap, soon = self._heap, self._soon
+        due = self.next_due
+        if due > until or not (soon or heap):
             return False
-        at, _, _, function, args = heappop(self._heap)
-        if at > self._now:
-            self._now = at
+        if soon and (not heap or heap[0][0] > self._now):
+            _, call, function, args = soon.popleft()
+        else:
+            at, _, call, function, args = heappop(heap)
+            self._now = max(self._now, at)
+        if call is not None:
+            call.begin()
         self.events += 1
         function(*args)
         return True
@@ -180,17 +223,30 @@ class SimClock:
     def run(self, until: float) -> None:
         """Make every call that is due up to the time *until*, each at its time."""
         # As `step` again and again, in half the time.
-        while heap := self._heap:  # another list after a sweep
-            at, order, call, function, args = heap[0]
-            if call is not None and call.order != order:
+        heap, soon = self._heap, self._soon
+        while True:
+            if soon and (not heap or heap[0][0] > self._now):
+                if self._now > until:
+                    break
+                order, call, function, args = soon.popleft()
+                if call is not None and call.order != order:
+                    self._outdated -= 1
+                    continue
+            elif heap:
+                at, order, call, function, args = heap[0]
+                if call is not None and call.order != order:
+                    heappop(heap)
+                    self._outdated -= 1
+                    continue
+                if at > until:
+                    break
                 heappop(heap)
-                self._outdated -= 1
-                continue
-            if at > until:
+                if at > self._now:
+                    self._now = at
+            else:
                 break
-            heappop(heap)
-            if at > self._now:
-                self._now = at
+            if call is not None:
+                call.begin()
             self.events += 1
             function(*args)
         self._now = max(self._now, until)
@@ -218,32 +274,28 @@ class ProcessClock:
 
     def __init__(self, clock: SimClock) -> None:
         self._clock = clock
+        self.seconds = clock.seconds
         self.is_alive = True
 
     def kill(self) -> None:
         """Make no call any more, now or later."""
         self.is_alive = False
-
-    def seconds(self) -> float:
-        return self._clock.seconds()
+        self._clock.hold(lambda call: call.process is self)
 
     def callLater(
         self, delay: float, callable: Callable[..., object], *args: object, **kw: object
     ) -> IDelayedCall:
-        return self._clock.callLater(delay, self._run, callable, args, kw)
+        assert delay >= 0, f"{delay} s from now is in the past"
+        call = SimCall(self._clock, self.seconds() + delay, callable, args, kw, self)
+        self._clock.add(call)
+        return call
 
     def getDelayedCalls(self) -> list[IDelayedCall]:
         return [
             call
             for call in self._clock.getDelayedCalls()
-            if isinstance(call, SimCall) and call.function == self._run
+            if isinstance(call, SimCall) and call.process is self
         ]
-
-    def _run(
-        self, function: Callable[..., object], args: tuple[Any, ...], keywords: dict[str, Any]
-    ) -> None:
-        if self.is_alive:
-            function(*args, **keywords)
 
 
 def _is_outdated(call: SimCall | None, order: int) -> bool:

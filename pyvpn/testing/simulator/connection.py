@@ -9,7 +9,6 @@ from __future__ import annotations
 from enum import Enum
 from typing import TYPE_CHECKING, Protocol
 
-from pyvpn.testing.simulator.clock import SimCall
 from pyvpn.testing.simulator.segment import (
     ACK,
     FIN,
@@ -20,6 +19,7 @@ from pyvpn.testing.simulator.segment import (
     Outgoing,
     Piece,
     Segment,
+    encode,
 )
 from pyvpn.testing.simulator.trace import Place
 
@@ -45,7 +45,10 @@ class Owner(Protocol):
         """Both ends agree: bytes may be written."""
 
     def readable(self) -> None:
-        """There are bytes to read, or there is the end of them."""
+        """There are bytes to read, or there is the end of them.
+
+        Before any time passes it is to call :meth:`Connection.settle`.
+        """
 
     def writable(self) -> None:
         """Some of what was written has gone."""
@@ -74,7 +77,9 @@ class Connection:
         self._first = tcp.host.network.random.getrandbits(32)
         self._incoming = Incoming(settings, 0 if begun is None else begun.sequence + 1)
         self._outgoing = Outgoing(settings, self._first + 1, settings.first_timeout)
-        self._timer: SimCall | None = None
+        self._rings_at = NEVER
+        self._acknowledge_at = NEVER
+        self._acknowledged = self._incoming.next  # what we last said that has arrived
         self._handshake_timeout = settings.first_timeout
         self._handshake_due = NEVER
         self._give_up_at = self.clock.seconds() + settings.connect_give_up
@@ -93,6 +98,12 @@ class Connection:
         """Send *data*; any amount is kept."""
         self._outgoing.append(data)
         self._send_pieces(self._outgoing.pieces(self.clock.seconds()))
+
+    def settle(self) -> None:
+        """Set the timer: the owner has looked at what arrived, and written what it had to say.
+
+        Only now, as an answer that is written at once takes the acknowledgement with it.
+        """
         self._arm()
 
     @property
@@ -138,9 +149,6 @@ class Connection:
         if self.state is State.OVER:
             return
         self.state = State.OVER
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
         self._tcp.forget(self)
 
     # -- beginning
@@ -158,7 +166,7 @@ class Connection:
         if not segment.flags & SYN or segment.acknowledged != self._first + 1:
             # Their end is in an earlier life of ours.
             answer = Segment(RST, segment.acknowledged, 0, 0)
-            self._tcp.send(self.local, self.remote, answer)
+            self._tcp.send(self.local, self.remote, answer.to_bytes())
             return
         self._incoming = Incoming(self._settings, segment.sequence + 1)
         self._outgoing.window = segment.window
@@ -183,35 +191,45 @@ class Connection:
                 self._send(SYN | ACK, self._first)
             else:  # our last word was lost; or it is the first of another life of theirs
                 self._send(ACK, self._outgoing.next)
-        elif segment.flags & ACK:
-            self._take(segment)
+        elif segment.flags & ACK and not self._take(segment):
             self._arm()
 
-    def _take(self, segment: Segment) -> None:
+    def _take(self, segment: Segment) -> bool:
+        """Take an ordinary one; True: the owner will look at something and settle it."""
         outgoing, incoming = self._outgoing, self._incoming
+        flags, sequence, acknowledged, window, data = segment
         if self.state is State.ASKED:
-            if segment.acknowledged <= self._first:
-                return
+            if acknowledged <= self._first:
+                return False
             self._open()
-        if self.state is State.ORPHAN and segment.data:
+        if self.state is State.ORPHAN and data:
             self.abort()  # nobody will ever read it
         if self.state is State.OVER:
-            return
+            return False
         now = self.clock.seconds()
-        bare = not segment.length
+        last = flags & FIN > 0
+        bare = not (data or last)
         if self.state is State.ORPHAN:
             self._give_up_at = now + self._settings.orphaned  # the other end is alive
-        self._send_pieces(outgoing.acknowledge(segment.acknowledged, segment.window, bare, now))
+        if pieces := outgoing.acknowledge(acknowledged, window, bare, now):
+            self._send_pieces(pieces)
         if not bare:
-            incoming.receive(segment.sequence, segment.data, bool(segment.flags & FIN))
-            self._send(ACK, outgoing.next)
-        self._send_pieces(outgoing.pieces(now))
+            in_order = incoming.receive(sequence, data, last)
+            if in_order and incoming.next - self._acknowledged <= self._settings.segment:
+                self._acknowledge_at = min(self._acknowledge_at, now + self._settings.ack_delay)
+            else:
+                self._send(ACK, outgoing.next)
+        if pieces := outgoing.pieces(now):
+            self._send_pieces(pieces)
         if self.state is State.OPEN:
-            if incoming.ready or incoming.ended:
+            has_news = bool(incoming.ready or incoming.ended)
+            if has_news:
                 self._owner.readable()
             self._owner.writable()
-        elif outgoing.is_done and incoming.ended:
+            return has_news
+        if outgoing.is_done and incoming.ended:
             self.crash()
+        return False
 
     def _reset_by_peer(self, segment: Segment) -> None:
         if self.state is State.ASKING:
@@ -226,7 +244,8 @@ class Connection:
 
     def _send(self, flags: int, sequence: int, data: bytes = b"") -> None:
         incoming = self._incoming
-        segment = Segment(flags, sequence, incoming.next, incoming.window, data)
+        self._acknowledged, self._acknowledge_at = incoming.next, NEVER
+        segment = encode(flags, sequence, incoming.next, incoming.window, data)
         self._tcp.send(self.local, self.remote, segment)
 
     def _fail(self, refused: bool = False) -> None:
@@ -241,24 +260,36 @@ class Connection:
         """Have no time passed in the last *seconds*."""
         self._handshake_due += seconds
         self._give_up_at += seconds
+        self._acknowledge_at += seconds
         self._outgoing.slept(seconds)
+        self._arm()
+
+    def _due(self) -> float:
+        if self.state is State.OPEN:  # by far the most often: the handshake is over
+            due, at = self._outgoing.due, self._acknowledge_at
+            return due if due < at else at
+        due = min(self._handshake_due, self._outgoing.due, self._acknowledge_at)
+        return min(due, self._give_up_at) if self.state is State.ORPHAN else due
 
     def _arm(self) -> None:
-        due = min(self._handshake_due, self._outgoing.due)
-        if self.state is State.ORPHAN:
-            due = min(due, self._give_up_at)
-        if self.state is State.OVER or due == NEVER:
-            return
+        due = self._due()
         # A timer that rings too early costs less than one that is put off by each segment.
-        if self._timer is not None:
-            if self._timer.at <= due:
-                return
-            self._timer.cancel()
-        self._timer = self.clock.call_at(max(due, self.clock.seconds()), self._ring)
+        if due < self._rings_at and self.state is not State.OVER:
+            self._rings_at = due = max(due, self.clock.seconds())
+            self.clock.schedule(due, self._ring, due)
 
-    def _ring(self) -> None:
-        self._timer = None
+    def _ring(self, at: float) -> None:
+        if at != self._rings_at:
+            return  # an earlier one was wanted meanwhile
+        self._rings_at = NEVER
+        if self.state is State.OVER or not self._tcp.host.is_up:
+            return
         now = self.clock.seconds()
+        if self._due() <= now:
+            self._act(now)
+        self._arm()
+
+    def _act(self, now: float) -> None:
         if self._handshake_due <= now:
             if now >= self._give_up_at:
                 self._fail()
@@ -267,12 +298,13 @@ class Connection:
         if self.state is State.ORPHAN and now >= self._give_up_at:
             self.crash()
             return
+        if self._acknowledge_at <= now:
+            self._send(ACK, self._outgoing.next)
         if self._outgoing.due <= now:
             if not self._outgoing.time_out(now):
                 self._fail()
                 return
             self._send_pieces(self._outgoing.pieces(now, probe=True))
-        self._arm()
 
     def __repr__(self) -> str:
         """Both ends, and its state."""

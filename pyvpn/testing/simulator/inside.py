@@ -92,7 +92,7 @@ class Inside(Network):
                 )
                 whole = Packet(protocol, source, target, load[_HEAD.size :])
                 # Not now: the tunnel is in the middle of something, and would be given an answer.
-                self.clock.schedule(self.clock.seconds(), member.take, whole)
+                self.clock.soon(member.take, whole)
 
     def _joined(self, piece: bytes) -> bytes:
         """Return the packet that *piece* is, or completes; nothing while others are missing."""

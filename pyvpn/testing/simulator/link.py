@@ -63,6 +63,8 @@ class Link:
     def __init__(self, conditions: Conditions, random: Random) -> None:
         self.conditions = conditions
         """May be exchanged at any time; what is on its way already arrives as it would have."""
+        self._judged: Conditions | None = None
+        self._only_delays = False
         self._random = random
         self._free_at = 0.0  # when the line has sent all that waits
         self._last_arrival = 0.0
@@ -74,6 +76,12 @@ class Link:
     def carry(self, packet: Packet, now: float) -> list[tuple[float, Packet]] | Event:
         """Return when what arrives of *packet* arrives; or why nothing does."""
         conditions, random = self.conditions, self._random
+        if conditions is not self._judged:
+            self._judged = conditions
+            self._only_delays = conditions == Conditions(delay=conditions.delay)
+        if self._only_delays:  # as below, without asking for each of a dozen evils
+            self._last_arrival = at = max(self._last_arrival, now + conditions.delay)
+            return [(at, packet)]
         if conditions.cut or (conditions.no_udp if packet.protocol == 17 else conditions.no_tcp):
             return Event.CUT
         if conditions.max_size and packet.size > conditions.max_size:

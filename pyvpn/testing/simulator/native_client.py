@@ -1,41 +1,38 @@
 """pyvpn's client on a simulated network: its states, its heart, its data channel.
 
-What is left out is the host: the tunnel's interface takes what the server offers unseen, and the
-log-in is by name alone.
-
-(A long file, and some thirty lines of it are ``ClientService``'s again: they are to be shared once
-the connection there is cut from the service.)
+Its connection is the very one of ``ClientService``.  What is left out is the host: the tunnel's
+interface takes what the server offers unseen, and the log-in is by name alone.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from ipaddress import IPv4Interface, ip_address, ip_network
-from typing import Any, cast
+from typing import Any
 
-from twisted.internet.defer import CancelledError, Deferred, succeed
-from twisted.internet.interfaces import IDelayedCall
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.protocol import Factory
 from twisted.python.failure import Failure
 
-from pyvpn.client.alone import Alone
 from pyvpn.client.approach import CONNECT_SECONDS
+from pyvpn.client.connection import Connection
 from pyvpn.client.data_channel import DataChannel
-from pyvpn.client.dialogue import passing, setback_of
-from pyvpn.client.heart import Heart
-from pyvpn.client.machine import Link, Setback, make_course
-from pyvpn.client.outside import Outside, Port
-from pyvpn.client.service import DOUBT_SECONDS, PROOF_SECONDS, SECURE_SECONDS
+from pyvpn.client.dialogue import setback_of
+from pyvpn.client.interface import Agreed
+from pyvpn.client.machine import Link
+from pyvpn.client.outside import Outside
+from pyvpn.config import Endpoint
 from pyvpn.crypto.suite import AES_CAPABILITY, AES_GCM, CHACHA, Suite
 from pyvpn.crypto.tai64n import Stamps
 from pyvpn.crypto.x25519 import StaticKey
 from pyvpn.errors import Misuse, PeerError
-from pyvpn.net.clockwork import Clockwork
 from pyvpn.net.control import ControlLink
 from pyvpn.testing.simulator.clock import ProcessClock
 from pyvpn.testing.simulator.ends import EPOCH, MemoryTun
 from pyvpn.testing.simulator.native_port import SimPort
 from pyvpn.testing.simulator.network import Host
 from pyvpn.testing.simulator.trace import Place
+from pyvpn.tunnel.acceptance import Accepted
 from pyvpn.tunnel.backoff import Backoff
 from pyvpn.tunnel.choice import Transport
 from pyvpn.tunnel.counters import Counters
@@ -44,14 +41,12 @@ from pyvpn.tunnel.router import Router
 from pyvpn.tunnel.session import Session
 from pyvpn.wire.command import VERSION, Command
 from pyvpn.wire.messages import (
-    ChosenCarrier,
     LogIn,
     LogInAnswer,
-    Notice,
     Register,
     RegisterAnswer,
+    Settings,
 )
-from pyvpn.wire.native import Way
 
 MOST_BACKOFF = 60.0
 """Seconds, as the client's configuration has them."""
@@ -113,7 +108,7 @@ class NativeClient:
         self.lives += 1
         self._process = _Process(self, Stamps(self.unix, self._floor))
         self.host.process = self._process.clock
-        self._process.begin()
+        self._process.connection.begin()
 
     def kill(self) -> None:
         """End at once, with no farewell."""
@@ -129,7 +124,7 @@ class NativeClient:
         process, self._process = self._process, None
         if process is not None:
             self._floor = process.stamps.last
-            process.stop()
+            process.connection.stop()
             process.data.close()
             process.clock.kill()  # what it has said is on its way
 
@@ -173,7 +168,7 @@ class NativeClient:
     def network_changed(self) -> None:
         """Be told by the kernel that the host's addresses or routes are others than before."""
         if self._process is not None:
-            self._process.network_changed()
+            self._process.connection.network_changed()
 
     def unix(self) -> float:
         """The wall clock."""
@@ -200,17 +195,25 @@ class MemoryOnDisk:
 class _Process:
     """What a start makes; what ``ClientService`` is in the world.
 
-    Implements :class:`pyvpn.client.machine.Deeds`, :class:`pyvpn.client.alone.Deeds` and
-    :class:`pyvpn.net.link_owner.LinkOwner`.  No connection is made through the tunnel.
+    No connection is made through the tunnel.
     """
 
     def __init__(self, end: NativeClient, stamps: Stamps) -> None:
-        self.end = end
         self.stamps = stamps
         self.clock = clock = ProcessClock(end.clock)
-        self.session = Session(0, 0, "server", (), frozenset(), clock.seconds(), Prefixes())
-        self.router = Router(end.tun, end.counters, expiry_seconds=float("inf"))
-        self.router.add(self.session)
+        self.interface = interface = _Interface(end, clock.seconds())
+        self.session, self.router = interface.session, interface.router
+        self.connection = Connection(
+            clock,
+            _Approach(end),
+            interface,
+            Backoff(end.most_backoff, lambda: int.from_bytes(end.random(4)) / 2**32),
+            end.counters,
+            left=lambda seconds: None,
+            now=clock.seconds,
+            is_ours=lambda host: ip_address(host).packed in end.host.addresses,
+        )
+        self.connection.waits = lambda setback: end.setbacks.append(str(setback))
         self.data = DataChannel(
             clock,
             end.transport,
@@ -218,7 +221,7 @@ class _Process:
                 end.static,
                 stamps,
                 lambda: None,
-                self._make_port,
+                lambda clockwork, counters: SimPort(end.host, clockwork),
                 clock.seconds,
                 end.unix,
                 end.random,
@@ -227,228 +230,116 @@ class _Process:
             self.router,
             self.session,
             end.counters,
-            self._tell_carrier,
+            self.connection.tell_carrier,
         )
-        self._alone = Alone(clock, self, self.data, end.memory)
-        self._backoff = Backoff(end.most_backoff, lambda: int.from_bytes(end.random(4)) / 2**32)
-        self._course = make_course(self)
-        self._heart = Heart(clock)
-        self._link: ControlLink | None = None
-        self._attempt: Deferred[Any] | None = None
-        self._alarm: IDelayedCall | None = None
-        self._proof: IDelayedCall | None = None
-        self._sent_away = False
-        self._offer: RegisterAnswer | None = None
+        self.connection.dialogue = _ByName(end.name, self.data)
+        self.connection.use_udp(self.data, end.memory)
+
+
+class _Approach:
+    """The server's places in the families that the host has, one after the other."""
+
+    names: tuple[Endpoint, ...] = ()
+    resolver = None
+
+    def __init__(self, end: NativeClient) -> None:
+        self._end = end
         self._turn = 0
 
-    def _make_port(self, clockwork: Clockwork, counters: Counters) -> Port:
-        return SimPort(self.end.host, clockwork)
+    def next_of(self) -> Place | None:
+        host = self._end.host
+        reachable = [each for each in self._end.places if host.source(each.host) is not None]
+        return reachable[self._turn % len(reachable)] if reachable else None
 
-    def _tell_carrier(self, epoch: int, way: Way, mtu: int) -> None:
-        link = self._link
-        if link is not None and link.is_up:
-            word = ChosenCarrier(carrier=way.name.lower(), epoch=epoch, mtu=mtu)
-            answer = link.ask(Command.CARRIER, word.to_bytes())
-            answer.addErrback(lambda failure: failure.trap(PeerError) and None)
+    def worked(self) -> None:
+        """It is the next one's turn only when one has failed."""
 
-    def begin(self) -> None:
-        """Connect."""
-        self._course.begin()
-
-    def stop(self) -> None:
-        """Leave."""
-        self._course.stop()
-
-    # -- Deeds
-
-    def connect(self) -> None:
-        host = self.end.host
-        reachable = [each for each in self.end.places if host.source(each.host) is not None]
-        self._alone.trying()
-        if not reachable:
-            self.clock.callLater(0, self._course.failed, Setback("no network"))
-            return
-        place = reachable[self._turn % len(reachable)]
-        factory = Factory.forProtocol(self._make_link)
+    def connect(self, endpoint: Place | None, make_link: Callable[[], Link]) -> Deferred[Any]:
+        if endpoint is None:
+            raise PeerError("no network")
+        factory = Factory.forProtocol(make_link)  # type: ignore[type-var]  # a control link, here
         factory.noisy = False
-        self._attempt = host.connect(*place, factory, CONNECT_SECONDS)
-        self._attempt.addErrback(self._not_connected)
+        attempt = self._end.host.connect(*endpoint, factory, CONNECT_SECONDS)
+        attempt.addErrback(self._failed)
+        return attempt
 
-    def _make_link(self) -> ControlLink:
-        return ControlLink(self, self.clock, version=VERSION, initiator=True, tls=False)
-
-    def _not_connected(self, failure: Failure) -> None:
-        if not failure.check(CancelledError) and self.clock.is_alive:
+    def _failed(self, failure: Failure) -> Failure:
+        if not failure.check(CancelledError):
             self._turn += 1
-            self._course.failed(Setback(f"cannot connect: {failure.getErrorMessage()}"))
+        return failure
 
-    def introduce(self, link: Link) -> None:
-        assert isinstance(link, ControlLink)
-        told = Deferred.fromCoroutine(self._introduce(link))
-        told.addCallback(lambda offer: self._course.accepted(link, offer))
-        told.addErrback(self._setback, link)
+    def connect_inside(self, *_: object) -> Deferred[Any]:
+        raise Misuse("there are no connections through the tunnel here")
 
-    async def _introduce(self, link: ControlLink) -> RegisterAnswer:
-        log_in = LogIn(user=self.end.name).to_bytes()
+    def look_outside(self, *_: object) -> Deferred[Any]:
+        raise Misuse("there are no connections through the tunnel here")
+
+
+class _ByName:
+    """Log-in by name alone, of a device that is on file with it."""
+
+    version = VERSION
+    tls = False
+    has_heartbeats = True
+    is_on_file = True
+
+    def __init__(self, name: str, data: DataChannel) -> None:
+        self._name = name
+        self._data = data
+
+    def verify(self, link: ControlLink) -> None:
+        """Nothing can be verified without TLS."""
+
+    async def introduce(self, link: ControlLink) -> RegisterAnswer:
+        log_in = LogIn(user=self._name).to_bytes()
         admitted = LogInAnswer.from_bytes(await link.ask(Command.LOG_IN, log_in))
         if not admitted.success:
             raise setback_of(admitted.code, admitted.message, admitted.retry_after, "log-in")
         link.raise_limit()
+        key, carrier, agreement = self._data.introduction()
         request = Register(
-            capabilities=tuple(w for w in self.data.capabilities if w == AES_CAPABILITY),
-            wireguard_key=self.data.public,
-            carrier=self.data.carrier,
-            agreement=self.data.choice.agreement,
+            capabilities=tuple(w for w in self._data.capabilities if w == AES_CAPABILITY),
+            wireguard_key=key,
+            carrier=carrier,
+            agreement=agreement,
         )
         answer = RegisterAnswer.from_bytes(await link.ask(Command.REGISTER, request.to_bytes()))
         if not answer.success:
             raise setback_of(answer.code, answer.message, 0.0, "the server gave no address")
         return answer
 
-    def configure(self, link: Link, offer: RegisterAnswer) -> None:
-        self._offer = offer
-        self._configure(offer)
-        self._course.ready()
+    def ended(self, link: object, reason: Exception) -> None:
+        """A name stays what it is."""
 
-    def _configure(self, offer: RegisterAnswer) -> None:
+
+class _Interface:
+    """The host's: takes what the server offers as it is."""
+
+    def __init__(self, end: NativeClient, now: float) -> None:
+        self.tun = end.tun
+        self.agreed: Agreed | None = None
+        self.session = Session(0, 0, "server", (), frozenset(), now, Prefixes())
+        self.router = Router(end.tun, end.counters, expiry_seconds=float("inf"))
+        self.router.add(self.session)
+        self._end = end
+
+    async def agree(self, offer: RegisterAnswer, server: object) -> Agreed:
         own = IPv4Interface(offer.address4)
-        self.end.address = own.ip.packed
+        self._end.address = own.ip.packed
         sources: Prefixes[bool] = Prefixes()
-        for network in {ip_network(each) for each in offer.routes} | {own.network}:
+        networks = {ip_network(each) for each in offer.routes} | {own.network}
+        for network in networks:
             packed = network.network_address.packed, network.prefixlen
             sources.add(*packed, True)
             self.router.add_route(*packed, self.session)
         self.session.sources = sources
         self.session.reachable = frozenset((own.ip.packed,))
+        accepted = Accepted(tuple(networks), (), offer.mtu, offer.heartbeat, (), ())
+        self.agreed = Agreed((own,), accepted)
+        return self.agreed
 
-    def carry(self) -> None:
-        link, offer = self._link, self._offer
-        assert link is not None
-        assert offer is not None
-        self._drop_proof()
-        self._proof = self.clock.callLater(PROOF_SECONDS, self._backoff.established)
-        server = ip_address(link.transport.getPeer().host)
-        self.data.registered(link, offer, server, (), None, offer.mtu)
-        self._alone.registered(offer, False)
-        self._heart.start(link, offer.heartbeat)
+    async def change(self, settings: Settings, server: object) -> Agreed:
+        raise PeerError("settings do not change here")
 
-    def exchange(self, link: Link) -> None:
-        raise Misuse("there are no connections through the tunnel here")
-
-    def wait(self, setback: Setback) -> None:
-        was_up = self.session.link is not None
-        self._drop_link()
-        if setback.final:
-            self.data.ended(str(setback))
-        if setback.final or setback.seconds > 0:
-            self._alone.refused()
-        elif was_up:
-            self._alone.lost()
-        else:
-            self._alone.failed(False)
-        self.end.setbacks.append(str(setback))
-        self._sent_away = setback.seconds > 0
-        self._alarm = self.clock.callLater(self._backoff.pause(setback.seconds), self._ring)
-
-    def leave(self) -> None:
-        if self._link is not None and self._link.is_up:
-            self._link.tell(Command.GOODBYE)
-            self._link.close()
-
-    def _ring(self) -> None:
-        self._alarm = None
-        self._course.retry()
-
-    # -- by UDP alone
-
-    def agree(self, offer: RegisterAnswer) -> Deferred[int]:
-        self._configure(offer)
-        return succeed(offer.mtu)
-
-    def begin_alone(self, offer: RegisterAnswer, mtu: int) -> None:
-        if self.session.link is None:
-            self.data.resume(offer, (), None, mtu)
-
-    def give_up(self) -> bool:
-        self._course.failed(Setback("TCP does not lead to the server"))
-        return True
-
-    def scout(self) -> None:
-        raise Misuse("there are no connections through the tunnel here")
-
-    # -- LinkOwner
-
-    def connected(self, link: ControlLink) -> None:
-        if not self.clock.is_alive:
-            return
-        if self._link is not None or self._attempt is None:
-            link.abort()
-            return
-        self._link = link
-        link.expect_within(SECURE_SECONDS, "TLS handshake")
-
-    def ready(self, link: ControlLink) -> None:
-        link.expect_within(None)
-        if link is self._link:
-            self._course.secured(link)
-
-    def heard(self, link: ControlLink) -> None:
-        self.session.heard_from(link, self.clock.seconds())
-
-    def packets(self, link: ControlLink, packets: list[bytes]) -> None:
-        if self.session.owns(link):
-            self.router.packets_from_session(self.session, packets, self.clock.seconds())
-
-    def question(self, link: ControlLink, command: int, data: bytes) -> bytes | None:
-        if command == Command.HEARTBEAT:
-            self.data.doubted()
-            return b""
-        return None
-
-    def statement(self, link: ControlLink, command: int, data: bytes) -> None:
-        if command == Command.NOTICE and link is self._link:
-            notice = Notice.from_bytes(data)
-            self._course.failed(
-                setback_of(notice.code, notice.message, notice.retry_after, "ended")
-            )
-
-    def lost(self, link: ControlLink, reason: Exception) -> None:
-        if link is self._link:
-            self._course.failed(reason if isinstance(reason, Setback) else passing(reason))
-
-    # -- inside
-
-    def _setback(self, failure: Failure, link: Link) -> None:
-        if link is not self._link:
-            return
-        failure.trap(Setback, PeerError)
-        why = cast(Exception, failure.value)
-        self._course.failed(why if isinstance(why, Setback) else passing(why))
-
-    def _drop_link(self) -> None:
-        self._heart.stop()
-        self._drop_proof()
-        link, self._link = self._link, None
-        attempt, self._attempt = self._attempt, None
-        if attempt is not None:
-            attempt.cancel()
-        if link is not None:
-            self.data.link_lost(link)
-            link.abort()
-
-    def network_changed(self) -> None:
-        """As ``ClientService`` does it."""
-        link = self._link
-        if link is not None and link.is_up and not link.is_closed:
-            if ip_address(link.transport.getHost().host).packed in self.end.host.addresses:
-                self._heart.ask_now(link, DOUBT_SECONDS)
-            else:
-                link.abort(PeerError("this host does not have the connection's address any more"))
-        self.data.network_changed()
-        if self._alarm is not None and self._alarm.active() and not self._sent_away:
-            self._backoff.established()
-            self._alarm.reset(0)
-
-    def _drop_proof(self) -> None:
-        if self._proof is not None and self._proof.active():
-            self._proof.cancel()
+    def describe(self) -> list[str]:
+        return []

@@ -123,6 +123,8 @@ class Host:
         self.network.clock.release(held, slept)
 
     def _is_ours(self, call: SimCall) -> bool:
+        if call.process is not None:
+            return call.process is self.process
         owner = getattr(call.function, "__self__", None)
         return owner is not None and (owner is self.process or self.tcp.owns(owner))
 
@@ -206,6 +208,7 @@ class Network:
         self.conditions = conditions or Conditions()
         """Of a link of which nothing else was said."""
         self._owners: dict[bytes, Host | Nat] = {}
+        self._arrives = self._arrive  # made once and not for each packet
 
     # -- building
 
@@ -278,12 +281,13 @@ class Network:
         if owner is None:
             note(now, Event.NO_ROUTE, packet)
             return
-        carried = self.link(host, owner).carry(packet, now)
+        link = self.links.get((host, owner)) or self.link(host, owner)
+        carried = link.carry(packet, now)
         if isinstance(carried, Event):
             note(now, carried, packet)
             return
         for at, arriving in carried:
-            self.clock.schedule(at, self._arrive, arriving)
+            self.clock.schedule(at, self._arrives, arriving)
         if len(carried) > 1:
             note(now, Event.DUPLICATED, packet)
 

@@ -1,10 +1,10 @@
 """What the ends of a stream send each other, and what one end keeps of each direction.
 
 A small TCP: retransmission with exponential back-off, slow start and fast retransmit, windows and
-their probes, out-of-order segments kept.  Not here: delayed and selective acknowledgements,
-window scaling, path MTU.  Sequence numbers have 64 bits and do not wrap.
+their probes, delayed acknowledgements, out-of-order segments kept.  Not here: selective
+acknowledgements, window scaling, path MTU.  Sequence numbers have 64 bits and do not wrap.
 
-Sources: RFC 9293, RFC 6298 (timer), RFC 5681 and 6582 (congestion).
+Sources: RFC 9293, RFC 6298 (timer), RFC 5681, 3465 and 6582 (congestion).
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ NEVER = float("inf")
 
 _HEADER = struct.Struct("<BQQI")
 _SUM = struct.Struct("<I")
+_SUM_AND_HEADER = struct.Struct("<IBQQI")
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +34,8 @@ class TcpSettings:
     """Before the round trip is known."""
     least_timeout: float = 0.2
     most_timeout: float = 120.0
+    ack_delay: float = 0.04
+    """So long an acknowledgement waits for something to ride on, or for a second segment."""
     give_up: float = 924.6
     """How long sent bytes may stay unacknowledged; TCP_USER_TIMEOUT makes it shorter."""
     connect_give_up: float = 127.0
@@ -57,17 +60,21 @@ class Segment(NamedTuple):
 
     def to_bytes(self) -> bytes:
         """Return it with a checksum in front."""
-        body = _HEADER.pack(*self[:4]) + self.data
-        return _SUM.pack(crc32(body)) + body
+        return encode(*self)
 
     @classmethod
     def parse(cls, payload: bytes) -> Segment | None:
         """Read what :meth:`to_bytes` has written; None: the checksum is wrong."""
-        body = payload[_SUM.size :]
-        if crc32(body) != _SUM.unpack_from(payload)[0]:
+        read, flags, sequence, acknowledged, window = _SUM_AND_HEADER.unpack_from(payload)
+        if crc32(payload[_SUM.size :]) != read:
             return None
-        flags, sequence, acknowledged, window = _HEADER.unpack_from(body)
-        return cls(flags, sequence, acknowledged, window, body[_HEADER.size :])
+        return cls(flags, sequence, acknowledged, window, payload[_SUM_AND_HEADER.size :])
+
+
+def encode(flags: int, sequence: int, acknowledged: int, window: int, data: bytes) -> bytes:
+    """Return a segment with a checksum in front."""
+    body = _HEADER.pack(flags, sequence, acknowledged, window) + data
+    return _SUM.pack(crc32(body)) + body
 
 
 class Piece(NamedTuple):
@@ -97,6 +104,7 @@ class Outgoing:
         self.is_done = False
         """Everything was acknowledged, the end too."""
         self._buffer = bytearray()  # from `unacknowledged` on
+        self._end = first  # of what is in it
         self._highest = first
         self._congestion = 10.0 * settings.segment
         self._threshold = NEVER
@@ -114,19 +122,16 @@ class Outgoing:
         """How many bytes were never sent."""
         return max(0, self._end - self._highest)
 
-    @property
-    def _end(self) -> int:
-        return self.unacknowledged + len(self._buffer)
-
     def append(self, data: bytes) -> None:
         """Add bytes behind those that wait."""
         self._buffer += data
+        self._end += len(data)
 
     def pieces(self, now: float, probe: bool = False) -> list[Piece]:
         """Return what may be sent now; *probe*: one byte at least, whatever the window is."""
         pieces: list[Piece] = []
         segment = self._settings.segment
-        if self.is_done:
+        if self.is_done or (self.next == self._end and not self.ended):
             return pieces
         limit = self.unacknowledged + min(int(self._congestion), self.window)
         if probe:
@@ -186,7 +191,7 @@ class Outgoing:
             self._timed = None
         segment = self._settings.segment
         if self._congestion < self._threshold:
-            self._congestion += min(count, segment)
+            self._congestion += min(count, 2 * segment)  # the other end speaks of every second
         else:
             self._congestion += segment * segment / self._congestion
         self.due = NEVER
@@ -260,22 +265,32 @@ class Incoming:
     @property
     def window(self) -> int:
         """How many bytes there is room for."""
-        return max(0, self._size - len(self.ready))
+        room = self._size - len(self.ready)
+        return room if room > 0 else 0
 
-    def receive(self, sequence: int, data: bytes, last: bool) -> None:
-        """Take what a segment carries; what there is no room for is dropped."""
+    def receive(self, sequence: int, data: bytes, last: bool) -> bool:
+        """Take what a segment carries; what there is no room for is dropped.
+
+        True: it was just what came next, and no more than that.  Of all else the other end wants
+        to hear at once.
+        """
         if self.ended or sequence + len(data) > self.next + self.window:
-            return
+            return False
+        if sequence == self.next and not (last or self._early):
+            self.ready += data
+            self.next += len(data)
+            return True
         if sequence > self.next:
             if len(data) >= len(self._early.get(sequence, (b"",))[0]):
                 self._early[sequence] = data, last
-            return
+            return False
         self._append(sequence, data, last)
         if self._early:
             for early in sorted(self._early):
                 if early > self.next:
                     break
                 self._append(early, *self._early.pop(early))
+        return False
 
     def _append(self, sequence: int, data: bytes, last: bool) -> None:
         fresh = data[self.next - sequence :]

@@ -81,7 +81,7 @@ class Stream:
     def abortConnection(self) -> None:
         if self.connected and self._connection.state is State.OPEN:
             self._connection.abort()
-            self._clock.schedule(self._clock.seconds(), self._lose, ConnectionAborted())
+            self._clock.soon(self._lose, ConnectionAborted())
 
     def registerProducer(self, producer: Any, streaming: bool) -> None:
         if self.producer is not None:
@@ -181,7 +181,7 @@ class Stream:
     def readable(self) -> None:
         if not self._handing:
             self._handing = True
-            self._clock.schedule(self._clock.seconds(), self._hand_on)
+            self._clock.soon(self._hand_on)
 
     def writable(self) -> None:
         if self._waiting or self._producer_paused:
@@ -198,18 +198,20 @@ class Stream:
     def _flush_soon(self) -> None:
         if not self._flushing:
             self._flushing = True
-            self._clock.schedule(self._clock.seconds(), self._flush)
+            self._clock.soon(self._flush)
 
     def _flush(self) -> None:
         """Do what the reactor does when the socket is writable."""
         self._flushing = False
         connection = self._connection
         if not self.connected or connection.state is not State.OPEN:
+            connection.settle()
             return
         while self._waiting and (room := self.bufferSize - connection.unsent) > 0:
             data = bytes(self._waiting[:room])
             del self._waiting[:room]
             connection.write(data)
+        connection.settle()
         if self._waiting:
             return
         if self.producer is not None and (self._producer_paused or not self.streamingProducer):
@@ -222,6 +224,11 @@ class Stream:
     def _hand_on(self) -> None:
         """Do what the reactor does when the socket is readable."""
         self._handing = False
+        self._read()
+        if not self._flushing:
+            self._connection.settle()
+
+    def _read(self) -> None:
         connection = self._connection
         if not self.connected or not self._reading or connection.state is not State.OPEN:
             return

@@ -94,7 +94,7 @@ class Tcp:
             if protocol is None:
                 result.errback(ConnectionLost())
                 return None
-            self._clock.schedule(self._clock.seconds(), connected, protocol)
+            self._clock.soon(connected, protocol)
             return protocol
 
         def connected(protocol: IProtocol) -> None:
@@ -148,9 +148,9 @@ class Tcp:
         for stream in self.streams.values():
             stream.slept(seconds)
 
-    def send(self, source: Place, target: Place, segment: Segment) -> None:
+    def send(self, source: Place, target: Place, segment: bytes) -> None:
         """Send a segment; for the streams."""
-        self.host.network.send(self.host, Packet(TCP, source, target, segment.to_bytes()))
+        self.host.network.send(self.host, Packet(TCP, source, target, segment))
 
     def received(self, packet: Packet) -> Event:
         """Take a segment that has arrived."""
@@ -169,7 +169,7 @@ class Tcp:
         if not segment.flags & RST:
             after = segment.sequence + segment.length
             answer = Segment(RST | ACK, segment.acknowledged, after, 0)
-            self.send(local, remote, answer)
+            self.send(local, remote, answer.to_bytes())
         return Event.NO_PORT
 
     def _asked(self, port: ListeningPort, local: Place, remote: Place, begun: Segment) -> Stream:

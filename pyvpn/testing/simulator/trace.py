@@ -7,7 +7,7 @@ from collections import Counter
 from enum import StrEnum
 from hashlib import blake2b
 from ipaddress import ip_address
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from pyvpn.wire.datagram import Path
 
@@ -81,8 +81,8 @@ class Entry(NamedTuple):
 
 
 _HEAD = struct.Struct("<dBHHH")
-_MOST_UNHASHED = 4096
-"""Hashed together: one by one it takes twice as long."""
+_MOST_UNREAD = 3 * 256
+"""Counted and hashed together: one by one it takes twice as long."""
 
 
 class Trace:
@@ -95,32 +95,44 @@ class Trace:
     def __init__(self, keep: bool = False) -> None:
         self.entries: list[Entry] = []
         """Only if they are kept."""
-        self.counts: Counter[Event] = Counter()
+        self._counts: Counter[Event] = Counter()
         self._keep = keep
         self._hash = blake2b(digest_size=16)
-        self._unhashed: list[bytes] = []
+        self._unread: list[Any] = []  # time, event, packet; flat, as tuples would be collected
         self._numbers = {event: number for number, event in enumerate(Event)}
 
     def note(self, at: float, event: Event, packet: Packet) -> None:
         """Something happened to *packet*."""
-        self.counts[event] += 1
-        protocol, source, target, payload, tos = packet
-        head = _HEAD.pack(at, self._numbers[event], protocol << 8 | tos, source[1], target[1])
-        self._unhashed += (head, source[0], target[0], payload)
-        if len(self._unhashed) > _MOST_UNHASHED:
-            self._hash_all()
+        unread = self._unread
+        unread += at, event, packet
+        if len(unread) >= _MOST_UNREAD:
+            self._read()
         if self._keep:
             self.entries.append(Entry(at, event, packet))
 
     @property
+    def counts(self) -> Counter[Event]:
+        """How often what has happened."""
+        self._read()
+        return self._counts
+
+    @property
     def digest(self) -> str:
         """Equal for two networks if the same happened to the same bytes at the same times."""
-        self._hash_all()
+        self._read()
         return self._hash.hexdigest()
 
-    def _hash_all(self) -> None:
-        self._hash.update(b"".join(self._unhashed))
-        self._unhashed.clear()
+    def _read(self) -> None:
+        pack, numbers, unread = _HEAD.pack, self._numbers, self._unread
+        parts: list[bytes] = []
+        events = unread[1::3]
+        each = zip(unread[::3], events, unread[2::3], strict=True)
+        for at, event, (protocol, source, target, payload, tos) in each:
+            head = pack(at, numbers[event], protocol << 8 | tos, source[1], target[1])
+            parts += (head, source[0], target[0], payload)
+        self._hash.update(b"".join(parts))
+        self._counts.update(events)
+        unread.clear()
 
     def of(self, event: Event) -> list[Entry]:
         """Return the kept entries of one kind."""

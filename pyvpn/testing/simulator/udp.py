@@ -58,8 +58,7 @@ class UdpPort:
     def received(self, packet: Packet) -> None:
         """Take what has arrived; for the host."""
         if not self._arrived:
-            clock = self.host.network.clock
-            clock.schedule(clock.seconds(), self._hand_out)
+            self.host.network.clock.soon(self._hand_out)
         self._arrived.append((packet, self.host.interface))
 
     def _hand_out(self) -> None:
@@ -67,12 +66,13 @@ class UdpPort:
         if not self.host.is_open(self):
             return
         runs: list[Run] = []
+        run: list[bytes] = []
         path, last = None, -1
         for (_, source, target, payload, tos), interface in arrived:
             along = Path(source.host, source.port, 0, target.host, interface)
             if along == path and tos & 3 == last:
-                runs[-1][0].append(payload)
+                run.append(payload)
             else:
-                path, last = along, tos & 3
-                runs.append(([payload], path, last))
+                path, last, run = along, tos & 3, [payload]
+                runs.append((run, path, last))
         self.receiver(runs)
