@@ -24,6 +24,7 @@ from pyvpn.crypto.certificates import make_authority, make_key, make_server_cert
 from pyvpn.crypto.keypair import Keypair
 from pyvpn.crypto.noise import TransportKeys
 from pyvpn.crypto.replay import ReplayWindow
+from pyvpn.crypto.suite import AES_GCM, CHACHA, Suite
 from pyvpn.net.control import ControlLink
 from pyvpn.net.link_owner import LinkOwner
 from pyvpn.net.tls import ServerIdentity, TlsTerms, client_options, server_options
@@ -92,12 +93,12 @@ def datagrams(size: int, source: bytes = LAPTOP, destination: bytes = OFFICE) ->
     return [head + struct.pack("!HHHH", 7, 7, 8 + size, 0) + bytes(size)] * BATCH
 
 
-def keypairs() -> tuple[Keypair, Keypair]:
+def keypairs(suite: Suite = CHACHA) -> tuple[Keypair, Keypair]:
     """Both ends of a tunnel."""
     one, other = bytes(range(32)), bytes(range(32, 64))
     return (
-        Keypair(1, TransportKeys(one, other, 2), True, 0.0),
-        Keypair(2, TransportKeys(other, one, 1), False, 0.0),
+        Keypair(1, TransportKeys(one, other, 2, suite), True, 0.0),
+        Keypair(2, TransportKeys(other, one, 1, suite), False, 0.0),
     )
 
 
@@ -152,17 +153,22 @@ def tls_links() -> tuple[TlsEnd, TlsEnd]:
     return near, far
 
 
+suites = pytest.mark.parametrize("suite", [CHACHA, AES_GCM], ids=lambda suite: suite.name)
+
+
+@suites
 @pytest.mark.parametrize("size", [1392, SMALL])
-def test_seal(benchmark: BenchmarkFixture, size: int) -> None:
+def test_seal(benchmark: BenchmarkFixture, size: int, suite: Suite) -> None:
     """Packets become data messages."""
-    ours, _ = keypairs()
+    ours, _ = keypairs(suite)
     assert len(benchmark(ours.seal, datagrams(size), 1420)) == BATCH
 
 
+@suites
 @pytest.mark.parametrize("size", [1392, SMALL])
-def test_open(benchmark: BenchmarkFixture, size: int) -> None:
+def test_open(benchmark: BenchmarkFixture, size: int, suite: Suite) -> None:
     """Data messages become packets, each once."""
-    ours, theirs = keypairs()
+    ours, theirs = keypairs(suite)
     packets = datagrams(size)
 
     def fresh() -> tuple[tuple[list[bytes]], dict[str, object]]:
@@ -172,6 +178,31 @@ def test_open(benchmark: BenchmarkFixture, size: int) -> None:
     assert all(isinstance(each, bytes) for each in opened)
 
 
+@suites
+def test_seal_run(benchmark: BenchmarkFixture, suite: Suite) -> None:
+    """A super-packet becomes messages, uncut."""
+    ours, _ = keypairs(suite)
+    [run] = outgoing([super_packet()], 1420).items
+    assert isinstance(run, Run)
+    assert len(benchmark(ours.seal_run, run)) == BATCH
+
+
+@suites
+def test_open_run(benchmark: BenchmarkFixture, suite: Suite) -> None:
+    """And these are opened."""
+    ours, theirs = keypairs(suite)
+    [run] = outgoing([super_packet()], 1420).items
+    assert isinstance(run, Run)
+
+    def fresh() -> tuple[tuple[list[bytes]], dict[str, object]]:
+        return (ours.seal_run(run),), {}
+
+    _, payloads, _ = benchmark.pedantic(
+        theirs.receive_run, setup=fresh, rounds=2000, warmup_rounds=50
+    )
+    assert len(payloads) == BATCH
+
+
 def batch_of(sealed: list[bytes], kept: Packed) -> None:
     """Have *kept* hold it, as if received."""
     whole = b"".join(sealed)
@@ -179,9 +210,10 @@ def batch_of(sealed: list[bytes], kept: Packed) -> None:
     kept.take(len(whole), len(sealed[0]))
 
 
-def test_packed_join(benchmark: BenchmarkFixture) -> None:
+@suites
+def test_packed_join(benchmark: BenchmarkFixture, suite: Suite) -> None:
     """Data messages that came as one become a super-packet: opening and joining."""
-    ours, theirs = keypairs()
+    ours, theirs = keypairs(suite)
     packets, kept = cut(super_packet()), Packed()
 
     def open_and_join() -> int:
@@ -198,9 +230,10 @@ def test_packed_join(benchmark: BenchmarkFixture) -> None:
     assert made == 1
 
 
-def test_packed_rebuild(benchmark: BenchmarkFixture) -> None:
+@suites
+def test_packed_rebuild(benchmark: BenchmarkFixture, suite: Suite) -> None:
     """And offload payloads."""
-    ours, theirs = keypairs()
+    ours, theirs = keypairs(suite)
     [run] = outgoing([super_packet()], 1420).items
     assert isinstance(run, Run)
     kept = Packed()

@@ -11,6 +11,7 @@ from ipaddress import IPv4Network
 from typing import Protocol
 
 from pyvpn.crypto.cookie import CookieJar
+from pyvpn.crypto.suite import AES_GCM, CHACHA
 from pyvpn.tunnel.counters import Counters
 from pyvpn.tunnel.peer import Peer
 from pyvpn.tunnel.plain_udp import Place, PlainUdpClients
@@ -82,9 +83,9 @@ class Datagrams:
     """
 
     def __init__(self) -> None:
-        met = Pair()
+        met = self.pair()
         self.corpus = _history(met)
-        other = Pair(psk=b"\7" * 32)  # the same keys: its answers do not fit
+        other = self.pair(psk=b"\7" * 32)  # the same keys: its answers do not fit
         other.net.now += 10_000.0
         kept: list[Sent] = []
 
@@ -95,10 +96,10 @@ class Datagrams:
         other.net.lose = keep
         other.from_left()
         self.corpus += [sent.datagram for sent in kept]
-        waiting = Pair()
+        waiting = self.pair()
         waiting.net.lose = lambda end, sent: True
         waiting.from_left()
-        loaded = Pair()
+        loaded = self.pair()
         loaded.meet()
         loaded.right.wg._load._seen = float("inf")
         self.ends = [met.right, waiting.left, loaded.right, met.left]
@@ -110,6 +111,10 @@ class Datagrams:
         self.tokens = [index.to_bytes(4, "little") for index in indices]
         self.tokens += [bytes(n) for n in (1, 4, 8, 16, 32)] + [b"\xff" * 8]
         self.tokens += [bytes((kind, 0, 0, 0)) for kind in range(6)]
+
+    def pair(self, psk: bytes = bytes(32)) -> Pair:
+        """Two ends that do not know each other yet."""
+        return Pair(psk)
 
     @staticmethod
     def seen(end: End) -> tuple[object, ...]:
@@ -138,6 +143,25 @@ class Datagrams:
             end.net.flying.clear()
         assert len(end.sent) == sent, "an answer"
         assert self.seen(end) == self.before[place], "a change"
+
+
+class AesDatagrams(Datagrams):
+    """The same for two ends of ours that take AES-GCM and begin with it."""
+
+    def pair(self, psk: bytes = bytes(32)) -> Pair:
+        pair = Pair(psk)
+        pair.left.wg.suites = pair.right.wg.suites = (CHACHA, AES_GCM)
+        for peer in (pair.to_left, pair.to_right):
+            peer.is_native = True
+            peer.agree_on_aes(True)
+        return pair
+
+    def __init__(self) -> None:
+        super().__init__()
+        peers = [peer for end in self.ends for peer in end.wg.peers.values()]
+        used = [peer.cipher for peer in peers if peer.current is not None]
+        assert set(used) == {AES_GCM.name}, used
+        self.corpus += Datagrams().corpus  # what is meant for the other suite
 
 
 class Inner:
@@ -488,6 +512,7 @@ class Framed:
 
 TARGETS: dict[str, Callable[[], Target]] = {
     "datagrams": Datagrams,
+    "aes": AesDatagrams,
     "inner": Inner,
     "ip": Ip,
     "uapi": Uapi,

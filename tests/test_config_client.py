@@ -113,6 +113,9 @@ WRONG: dict[tuple[str, str], dict[str, str]] = {
         "4294967296": MARK,
         "254": "a table of our own: 253, 254 and 255 are the system's",
     },
+    ("tunnel", "cipher"): dict.fromkeys(
+        ("", "aes-256-gcm", "chacha20", "none"), "auto or chacha20-poly1305"
+    ),
     ("tunnel", "max_backoff"): {
         "0": "a time from 1s to 1h, written like 90s, 5m, 12h or 30d",
         "2h": "a time from 1s to 1h, written like 90s, 5m, 12h or 30d",
@@ -160,6 +163,7 @@ RIGHT: dict[tuple[str, str], dict[str, object]] = {
     ("tunnel", "mtu"): {"": None, "1280": 1280},
     ("tunnel", "fwmark"): {"0": 0, "4294967295": 4294967295},
     ("tunnel", "table"): {"1": 1, "4294967295": 4294967295},
+    ("tunnel", "cipher"): {"AUTO": "auto", "ChaCha20-Poly1305": "chacha20-poly1305"},
     ("tunnel", "max_backoff"): {"5m": 300.0},
 }
 

@@ -235,6 +235,10 @@ WRONG: dict[tuple[str, str], list[Wrong]] = {
         Wrong("vpn.example.org:0", PORT),
         Wrong("0.0.0.0:51820", "an address one can connect to"),
     ],
+    ("wireguard", "cipher"): [
+        Wrong(each, "auto or chacha20-poly1305")
+        for each in ("", "aes-256-gcm", "chacha20", "none")
+    ],
     ("wireguard", "keepalive"): [
         Wrong("", time_from("0s", "65535s")),
         Wrong("off", time_from("0s", "65535s")),
@@ -347,6 +351,7 @@ RIGHT: dict[tuple[str, str], dict[str, object]] = {
             Endpoint("2001:db8::1", 443),
         ),
     },
+    ("wireguard", "cipher"): {"AUTO": "auto", "ChaCha20-Poly1305": "chacha20-poly1305"},
     ("wireguard", "keepalive"): {"0": 0, "25s": 25, "1h": 3600, "65535": 65535},
     ("plain", "tcp_listen"): {"": None},
     ("plain", "network"): {"10.9.0.0/16": IPv4Network("10.9.0.0/16")},

@@ -25,6 +25,7 @@ from pyvpn.client.places import (
     readable_endpoints,
 )
 from pyvpn.config import Endpoint
+from pyvpn.crypto.suite import AES_CAPABILITY, AES_GCM
 from pyvpn.crypto.x25519 import key_from_base64, key_to_base64
 from pyvpn.errors import HostError
 from pyvpn.net.clockwork import Clockwork
@@ -87,6 +88,7 @@ class DataChannel:
             native=self._native,
             doubted=self._doubted,
         )
+        self.wireguard.suites = outside.suites
         self.wireguard.set_private_key(outside.static.private)
         self.clockwork = Clockwork(reactor, self.wireguard, self._now)
         self._port = outside.make_port(self.clockwork, counters)
@@ -105,6 +107,14 @@ class DataChannel:
     def introduction(self) -> tuple[str, str, str]:
         """What a registration says: our key, how packets travel now, which session it is."""
         return self.public, self.carrier, self.choice.agreement
+
+    @property
+    def capabilities(self) -> tuple[str, ...]:
+        """The words for what we can do, as a registration says them."""
+        if not self.public:
+            return ()
+        aes = AES_GCM in self.wireguard.suites
+        return (CAPABILITY, AES_CAPABILITY) if aes else (CAPABILITY,)
 
     @property
     def places(self) -> tuple[str, ...]:
@@ -136,6 +146,9 @@ class DataChannel:
         now = self._now()
         peer = self._peer_of(offer, mtu)
         self.choice.offload = CAPABILITY in offer.capabilities
+        if peer is not None:
+            # At once: unlike super-packets, a handshake of AES needs no session at the server.
+            peer.agree_on_aes(AES_CAPABILITY in offer.capabilities)
         token = _token_of(offer)
         places = [] if peer is None else places_of(offer, None if inside else server)
         if inside:
@@ -254,6 +267,12 @@ class DataChannel:
         assert isinstance(peer, Peer)
         narrow = f", none larger than {session.path_mtu} bytes" if session.path_mtu else ""
         return f"packets go by UDP to {peer.endpoint}: {self.choice.why}{narrow}"
+
+    @property
+    def cipher(self) -> str:
+        """What our packets are sealed with by UDP; empty: nothing yet."""
+        carrier = self._session.peer
+        return carrier.cipher if isinstance(carrier, Peer) else ""
 
     def close(self) -> None:
         """Send and receive nothing any more."""

@@ -117,6 +117,7 @@ class NativeDialogue:
         device_name: what people shall call this machine.
         by_udp: our WireGuard key in base64 (empty: we shall not come by UDP), how packets travel
             now, and which session the tunnel is of, as the server named it.
+        capabilities: the words for what we can do by UDP.
     """
 
     version = VERSION
@@ -130,7 +131,9 @@ class NativeDialogue:
         password: Callable[[], str | None],
         device_name: str,
         by_udp: Callable[[], tuple[str, str, str]] = lambda: ("", "tcp", ""),
+        capabilities: Callable[[], tuple[str, ...]] = lambda: (CAPABILITY,),
     ) -> None:
+        self._capabilities = capabilities
         self._by_udp = by_udp
         self._config = config
         self._device = device
@@ -162,7 +165,7 @@ class NativeDialogue:
         request = Register(
             address4=wanted.get(4, ""),
             address6=wanted.get(6, ""),
-            capabilities=(FRAMES, CAPABILITY) if key else (FRAMES,),
+            capabilities=(FRAMES, *self._capabilities()) if key else (FRAMES,),
             wireguard_key=key,
             carrier=carrier,
             agreement=agreement,

@@ -12,12 +12,14 @@ from typing import Any, Protocol
 from twisted.logger import Logger
 
 from pyvpn.config import ClientConfig
+from pyvpn.crypto.suite import CHACHA, Suite
 from pyvpn.crypto.tai64n import Stamps, reserve, tai64n
 from pyvpn.crypto.x25519 import StaticKey
 from pyvpn.errors import HostError, PyvpnError
 from pyvpn.net.clockwork import Clockwork
 from pyvpn.net.private_files import read_private, write_private
 from pyvpn.net.process import boottime
+from pyvpn.net.processor import suites
 from pyvpn.net.udp import UdpPort
 from pyvpn.net.wireguard_key import load_or_make_wireguard_key
 from pyvpn.tunnel.counters import Counters
@@ -68,6 +70,8 @@ class Outside:
     now: Callable[[], float] = boottime
     unix: Callable[[], float] = time.time
     random: Callable[[int], bytes] = os.urandom
+    suites: tuple[Suite, ...] = (CHACHA,)
+    """What our tunnel may be sealed with."""
 
 
 def this_machine(reactor: Any, config: ClientConfig) -> Outside:
@@ -87,7 +91,13 @@ def this_machine(reactor: Any, config: ClientConfig) -> Outside:
     def make_port(clockwork: Clockwork, counters: Counters) -> Port:
         return UdpPort(reactor, clockwork, counters, mark=config.tunnel.fwmark)
 
-    return Outside(static, stamps, _Reserve(stamps, stamp_file), make_port)
+    return Outside(
+        static,
+        stamps,
+        _Reserve(stamps, stamp_file),
+        make_port,
+        suites=suites(config.tunnel.cipher),
+    )
 
 
 class _Reserve:

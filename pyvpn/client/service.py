@@ -30,6 +30,7 @@ from pyvpn.config import ClientConfig, load_client, read_password
 from pyvpn.errors import HostError, PyvpnError
 from pyvpn.net.host import Host
 from pyvpn.net.process import StateLock, end_with_failure, own_signals, refuse_to_start
+from pyvpn.net.processor import suites
 from pyvpn.net.threads import DaemonThreads
 from pyvpn.tunnel.backoff import Backoff
 from pyvpn.tunnel.choice import Transport
@@ -138,7 +139,15 @@ class ClientService(Service):
         assert self.data is not None
         self._device = Device(config.state_dir, server_name(config))
         name = config.device_name or socket.gethostname()
-        return NativeDialogue(config, self._device, self._password, name, self.data.introduction)
+        data = self.data
+        return NativeDialogue(
+            config,
+            self._device,
+            self._password,
+            name,
+            data.introduction,
+            lambda: data.capabilities,
+        )
 
     def _password(self) -> str | None:
         return read_password(self.config) or self._typed_password
@@ -172,6 +181,8 @@ class ClientService(Service):
         self.config, connection.dialogue = fresh, dialogue
         self._approach.configure(fresh, self._device)
         self.interface.configure(fresh)
+        if self.data is not None:
+            self.data.wireguard.suites = suites(fresh.tunnel.cipher)
         self._backoff.most = fresh.tunnel.max_backoff
         _log.info("configuration read again: connecting anew")
         connection.anew("configuration read again")

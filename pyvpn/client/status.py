@@ -28,6 +28,7 @@ def log_status(connection: Connection, interface: TunnelInterface, counters: Cou
         _log.info("{line}", line=link.describe())
     if data is not None:
         _log.info("{line}", line=data.describe())
+        _log.info("tunnel by UDP: {how}", how=data.cipher or "none yet")
         _log.info("control connection: {where}", where=_where(session.link, connection.is_inside))
     for line in interface.describe():
         _log.info("{line}", line=line)

@@ -28,6 +28,7 @@ from pyvpn.config.passwords import first_line, is_open_to_others, private
 from pyvpn.config.server import device_name
 from pyvpn.config.table import Contradiction, Loaded, hidden, load, option, section
 from pyvpn.config.values import (
+    CIPHERS,
     Expected,
     choice,
     duration,
@@ -107,6 +108,13 @@ class Tunnel:
         "51820",
         _table,
         "The routing table that holds the tunnel's routes.",
+    )
+    cipher: str = option(
+        "auto",
+        choice(*CIPHERS),
+        "What seals packets that go by UDP. auto: AES-256-GCM if this processor and the server's "
+        "have instructions for it, because it is faster then; else WireGuard's "
+        "ChaCha20-Poly1305. chacha20-poly1305: that alone, for who wants one cipher.",
     )
     max_backoff: float = option(
         "60s", duration("1s", "1h"), "The longest pause between two tries to connect."

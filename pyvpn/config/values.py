@@ -105,6 +105,10 @@ def choice(*words: str) -> Callable[[str], str]:
     return convert
 
 
+CIPHERS = ("auto", "chacha20-poly1305")
+"""What ``cipher`` may say, on either side."""
+
+
 def whole(least: int, most: int, *, zero: bool = False) -> Callable[[str], int]:
     """A whole number from *least* to *most*; with *zero*, 0 as well."""
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from pyvpn.config.addresses import Endpoint, listen_endpoint, remote_endpoint
 from pyvpn.config.table import Contradiction, option
-from pyvpn.config.values import Expected, duration, list_of, words
+from pyvpn.config.values import CIPHERS, Expected, choice, duration, list_of, words
 
 WIREGUARD = (
     "UDP: for our own clients, whose packets go along TLS where it does not get through, and for "
@@ -54,6 +54,14 @@ class WireGuard:
         _whole_seconds,
         "What the apps' files say: so often a silent app sends a packet, which keeps routers from "
         "forgetting it, so that it can be reached. 0: never, to spare batteries.",
+    )
+
+    cipher: str = option(
+        "auto",
+        choice(*CIPHERS),
+        "auto: AES-256-GCM with those clients of ours whose processor, like this one, has "
+        "instructions for it, because it is faster then; WireGuard's ChaCha20-Poly1305 with all "
+        "others, and with apps always. chacha20-poly1305: that alone, for who wants one cipher.",
     )
 
     def contradictions(self, plain_udp: Endpoint | None) -> Iterator[Contradiction]:

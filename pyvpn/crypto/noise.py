@@ -21,19 +21,14 @@ from typing import NamedTuple
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
-from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
+from pyvpn.crypto.suite import CHACHA, Suite
 from pyvpn.crypto.x25519 import StaticKey, exchange
 from pyvpn.errors import Misuse
 from pyvpn.wire.datagram import Initiation, Response, pack_initiation, pack_response
 
-CONSTRUCTION = b"Noise_IKpsk2_25519_ChaChaPoly_BLAKE2s"
-IDENTIFIER = b"WireGuard v1 zx2c4 Jason@zx2c4.com"
 NO_PSK = bytes(32)
 """The preshared key of two peers that have none."""
-
-INITIAL_CHAIN = blake2s(CONSTRUCTION).digest()
-INITIAL_HASH = blake2s(INITIAL_CHAIN + IDENTIFIER).digest()
 
 _ZERO = bytes(32)
 _NONCE = bytes(12)  # every key of a handshake seals one thing, so they all begin, and end, at 0
@@ -48,16 +43,22 @@ class TransportKeys(NamedTuple):
     """Opens what we receive: 32 bytes."""
     remote_index: int
     """What the other side wants to be called in our datagrams."""
+    suite: Suite = CHACHA
+    """How both keys seal."""
 
 
 class InitiatorHandshake:
     """A handshake we began, waiting for its response."""
 
-    __slots__ = ("_chain", "_ephemeral", "_hash", "sender")
+    __slots__ = ("_chain", "_ephemeral", "_hash", "sender", "suite")
 
-    def __init__(self, sender: int, ephemeral: X25519PrivateKey, chain: bytes, hash_: bytes):
+    def __init__(
+        self, sender: int, ephemeral: X25519PrivateKey, chain: bytes, hash_: bytes, suite: Suite
+    ):
         self.sender = sender
         """Our index, which the response has to name."""
+        self.suite = suite
+        """What the response has to be of."""
         self._ephemeral: X25519PrivateKey | None = ephemeral
         self._chain = chain
         self._hash = hash_
@@ -71,6 +72,7 @@ class InitiatorHandshake:
         sender: int,
         ephemeral: bytes,
         timestamp: bytes,
+        suite: Suite = CHACHA,
     ) -> tuple[InitiatorHandshake, bytes] | None:
         """Begin a handshake with the holder of *peer_public*.
 
@@ -81,6 +83,7 @@ class InitiatorHandshake:
             sender: our index: 32 bits, of no other handshake or keypair that lives.
             ephemeral: 32 random bytes, never used before.
             timestamp: TAI64N, later than all we have sent with this key.
+            suite: of the handshake and its keys.
 
         Returns:
             The handshake, and the initiation up to its macs (116 bytes).  None when
@@ -88,19 +91,19 @@ class InitiatorHandshake:
         """
         private = X25519PrivateKey.from_private_bytes(ephemeral)
         ours = private.public_key().public_bytes_raw()
-        hash_ = _mix(_mix(INITIAL_HASH, peer_public), ours)
-        chain = kdf1(INITIAL_CHAIN, ours)
+        hash_ = _mix(_mix(suite.hash, peer_public), ours)
+        chain = kdf1(suite.chain, ours)
         shared = exchange(private, peer_public)
         if shared is None or static_shared == _ZERO:
             return None
         chain, key = kdf2(chain, shared)
-        sealed_static = _seal(key, static.public, hash_)
+        sealed_static = _seal(suite, key, static.public, hash_)
         hash_ = _mix(hash_, sealed_static)
         chain, key = kdf2(chain, static_shared)
-        sealed_timestamp = _seal(key, timestamp, hash_)
+        sealed_timestamp = _seal(suite, key, timestamp, hash_)
         hash_ = _mix(hash_, sealed_timestamp)
         message = pack_initiation(sender, ours, sealed_static, sealed_timestamp)
-        return cls(sender, private, chain, hash_), message
+        return cls(sender, private, chain, hash_, suite), message
 
     def finish(self, response: Response, static: StaticKey, psk: bytes) -> TransportKeys | None:
         """Derive the keys from *response*, once; None when it does not answer this handshake.
@@ -118,38 +121,47 @@ class InitiatorHandshake:
             return None
         chain = kdf1(kdf1(kdf1(self._chain, theirs), first), second)
         chain, mixed, key = kdf3(chain, psk)
-        if _open(key, response.nothing, _mix(_mix(self._hash, theirs), mixed)) is None:
+        hash_ = _mix(_mix(self._hash, theirs), mixed)
+        if _open(self.suite, key, response.nothing, hash_) is None:
             return None
         self._ephemeral, self._chain, self._hash = None, b"", b""
         send, receive = kdf2(chain, b"")
-        return TransportKeys(send, receive, response.sender)
+        return TransportKeys(send, receive, response.sender, self.suite)
 
 
-def open_static(message: Initiation, static: StaticKey) -> HalfOpen | None:
+def open_static(
+    message: Initiation, static: StaticKey, suites: tuple[Suite, ...] = (CHACHA,)
+) -> HalfOpen | None:
     """Open the first half of an initiation to us: who says that they want to talk.
 
-    None when it is not for our key.  Costs one exchange of Curve25519.
+    None when it is not for our key, or of none of *suites*, which are tried in turn.  Costs one
+    exchange of Curve25519, however many they are.
     """
     theirs = message.ephemeral
     shared = exchange(static.key, theirs)
     if shared is None:
         return None
-    hash_ = _mix(_mix(INITIAL_HASH, static.public), theirs)
-    chain, key = kdf2(kdf1(INITIAL_CHAIN, theirs), shared)
-    peer_public = _open(key, message.static, hash_)
-    if peer_public is None:
-        return None
-    return HalfOpen(peer_public, message, chain, _mix(hash_, message.static))
+    for suite in suites:
+        hash_ = _mix(_mix(suite.hash, static.public), theirs)
+        chain, key = kdf2(kdf1(suite.chain, theirs), shared)
+        peer_public = _open(suite, key, message.static, hash_)
+        if peer_public is not None:
+            return HalfOpen(peer_public, message, chain, _mix(hash_, message.static), suite)
+    return None
 
 
 class HalfOpen:
     """An initiation whose sender is named, but not proved before :meth:`open_timestamp`."""
 
-    __slots__ = ("_chain", "_hash", "_message", "_proved", "peer_public")
+    __slots__ = ("_chain", "_hash", "_message", "_proved", "peer_public", "suite")
 
-    def __init__(self, peer_public: bytes, message: Initiation, chain: bytes, hash_: bytes):
+    def __init__(
+        self, peer_public: bytes, message: Initiation, chain: bytes, hash_: bytes, suite: Suite
+    ):
         self.peer_public = peer_public
         """Whose key the sender claims to have: anybody may claim that."""
+        self.suite = suite
+        """Of which it is, and the answer and the keys will be."""
         self._message = message
         self._chain = chain
         self._hash = hash_
@@ -164,7 +176,7 @@ class HalfOpen:
         if static_shared == _ZERO:
             return None
         chain, key = kdf2(self._chain, static_shared)
-        timestamp = _open(key, self._message.timestamp, self._hash)
+        timestamp = _open(self.suite, key, self._message.timestamp, self._hash)
         if timestamp is not None and not self._proved:
             self._chain = chain
             self._hash = _mix(self._hash, self._message.timestamp)
@@ -199,12 +211,12 @@ class HalfOpen:
             return None
         chain = kdf1(kdf1(kdf1(self._chain, ours), first), second)
         chain, mixed, key = kdf3(chain, psk)
-        nothing = _seal(key, b"", _mix(_mix(self._hash, ours), mixed))
+        nothing = _seal(self.suite, key, b"", _mix(_mix(self._hash, ours), mixed))
         self._chain, self._hash, self._proved = b"", b"", False
         receive, send = kdf2(chain, b"")
         remote = self._message.sender
         message = pack_response(sender, remote, ours, nothing)
-        return TransportKeys(send, receive, remote), message
+        return TransportKeys(send, receive, remote, self.suite), message
 
 
 # -- the chain of keys
@@ -252,12 +264,12 @@ def _mix(hash_: bytes, data: bytes) -> bytes:
     return blake2s(hash_ + data).digest()
 
 
-def _seal(key: bytes, plaintext: bytes, hash_: bytes) -> bytes:
-    return ChaCha20Poly1305(key).encrypt(_NONCE, plaintext, hash_)
+def _seal(suite: Suite, key: bytes, plaintext: bytes, hash_: bytes) -> bytes:
+    return suite.aead(key).encrypt(_NONCE, plaintext, hash_)
 
 
-def _open(key: bytes, sealed: bytes, hash_: bytes) -> bytes | None:
+def _open(suite: Suite, key: bytes, sealed: bytes, hash_: bytes) -> bytes | None:
     try:
-        return ChaCha20Poly1305(key).decrypt(_NONCE, sealed, hash_)
+        return suite.aead(key).decrypt(_NONCE, sealed, hash_)
     except InvalidTag:
         return None

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 from twisted.logger import Logger
 
+from pyvpn.crypto.suite import AES_CAPABILITY, AES_GCM
 from pyvpn.crypto.x25519 import key_from_base64, key_to_base64
 from pyvpn.errors import PeerError
 from pyvpn.net.control import ControlLink
@@ -76,10 +77,15 @@ class Natives:
         except ValueError:
             raise PeerError("Register: 'wireguard_key' must be 32 bytes in base64") from None
         offload = CAPABILITY in request.capabilities
-        token = self.claims.claim(session, public, self._mtu(), offload)
+        aes = AES_CAPABILITY in request.capabilities and AES_GCM in self._wireguard.suites
+        token = self.claims.claim(session, public, self._mtu(), offload=offload, aes=aes)
         return replace(
             answer,
-            capabilities=(*answer.capabilities, *((CAPABILITY,) if offload else ())),
+            capabilities=(
+                *answer.capabilities,
+                *(CAPABILITY,) * offload,
+                *(AES_CAPABILITY,) * aes,
+            ),
             wireguard_key=key_to_base64(static.public),
             wireguard_endpoints=self._endpoints(),
             token=b64encode(token).decode(),

@@ -25,6 +25,7 @@ from pyvpn.net.process import (
     return_large_blocks,
     set_aside_the_past,
 )
+from pyvpn.net.processor import suites
 from pyvpn.net.threads import DaemonThreads
 from pyvpn.net.tls import ServerIdentity, TlsTerms, server_options
 from pyvpn.net.wireguard_key import load_or_make_wireguard_key
@@ -180,6 +181,7 @@ class ServerService(Service):
         )
         made.let_return(self.core.objection, self.core.clients.resume)
         made.offer(self.core.clients.terms, self.config.wireguard.public_endpoints)
+        made.wireguard.suites = suites(self.config.wireguard.cipher)
         self.core.clients.natives = made.natives
         self._undo.append(made.close)
         return made
@@ -348,6 +350,8 @@ class ServerService(Service):
         self.identity = identity
         self.door.use(terms)
         self.core.apply(config, own)
+        if self.wireguard is not None:
+            self.wireguard.wireguard.suites = suites(config.wireguard.cipher)
         _log.info("configuration applied; {n} sessions kept", n=len(self.core.clients.sessions))
 
     # -- SIGUSR2

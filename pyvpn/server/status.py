@@ -59,7 +59,8 @@ def _way(session: Session) -> str:
     if session.link is None and session.heard == float("inf"):
         return ""  # a stock app: always by UDP
     if isinstance(session.carrier, Peer):
-        return f", by UDP to {session.carrier.endpoint}"
+        # The place last: it is what people, and programs, look for at the end of the line.
+        return f", {session.carrier.cipher or 'no key'} by UDP to {session.carrier.endpoint}"
     return ", by TCP"
 
 

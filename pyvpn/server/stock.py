@@ -126,6 +126,7 @@ class StockDevices:
             peer.owner.untie(peer)
         peer.owner = session
         peer.is_native = peer.offload = False
+        peer.agree_on_aes(False)
         self._router.add(session)
         session.attach(peer, self._now())
         self.sessions[device.id] = session

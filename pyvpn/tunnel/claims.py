@@ -54,7 +54,8 @@ class Claims:
         self._wireguard = wireguard
         self._random = random
         self._agreements: dict[Session, bytes] = {}
-        self._claims: dict[Session, tuple[bytes, bytes, bool]] = {}  # key, token, offload
+        # key, token, offload, aes
+        self._claims: dict[Session, tuple[bytes, bytes, bool, bool]] = {}
         self._uncut: set[Peer] = set()
         self._by_token: dict[bytes, Session] = {}
         self._by_key: dict[bytes, set[Session]] = {}
@@ -74,7 +75,15 @@ class Claims:
         """Whether any session has named that key."""
         return public in self._by_key
 
-    def claim(self, session: Session, public: bytes, mtu: int, offload: bool = False) -> bytes:
+    def claim(
+        self,
+        session: Session,
+        public: bytes,
+        mtu: int,
+        *,
+        offload: bool = False,
+        aes: bool = False,
+    ) -> bytes:
         """Note that *session* says the key is its own; return the token that will prove it.
 
         Any earlier token of the session is void.  The same key as before leaves the tunnel as it
@@ -84,6 +93,7 @@ class Claims:
             mtu: packets to the peer are not padded beyond so many bytes.
             offload: whether *session* said :data:`pyvpn.wire.offload.CAPABILITY`.  That, too, is
                 its word for the key only once it is proved.
+            aes: whether it said :data:`pyvpn.crypto.suite.AES_CAPABILITY`; likewise.
         """
         before = self._claims.get(session)
         if before is not None:
@@ -91,7 +101,7 @@ class Claims:
             if before[0] != public:
                 self._let_go(session, before[0])
         token = self._random(TOKEN_BYTES)
-        self._claims[session] = public, token, offload
+        self._claims[session] = public, token, offload, aes
         self._by_token[token] = session
         self._by_key.setdefault(public, set()).add(session)
         peer = self._wireguard.add_peer(public)
@@ -117,7 +127,9 @@ class Claims:
             before.untie(peer)  # whoever holds the key is where it says, and only there
         peer.owner = session
         session.tie(peer)
-        self._set_offload(peer, self._claims[session][2])
+        _, _, offload, aes = self._claims[session]
+        self._set_offload(peer, offload)
+        peer.agree_on_aes(aes)
         return session
 
     def _set_offload(self, peer: Peer, offload: bool) -> None:
@@ -221,6 +233,7 @@ class Claims:
             peer.owner = None
             session.untie(peer)
             self._set_offload(peer, False)
+            peer.agree_on_aes(False)
         if not sessions:
             del self._by_key[public]
             if peer is not None and peer.is_native and peer.owner is None:

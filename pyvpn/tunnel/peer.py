@@ -26,6 +26,7 @@ from pyvpn.crypto.keypair import (
     Keypair,
 )
 from pyvpn.crypto.noise import InitiatorHandshake, TransportKeys
+from pyvpn.crypto.suite import AES_GCM, CHACHA
 from pyvpn.tunnel.counters import Drop
 from pyvpn.tunnel.session import Sent
 from pyvpn.tunnel.surroundings import Surroundings
@@ -46,6 +47,10 @@ DOUBT_AFTER = 3.0
 """After a packet, or an initiation, was sent to one of ours and nothing came for so long, its
 owner is told.  Not after our own messages: those have their own answers, and would never end."""
 
+AES_TRIES = 3
+"""So many initiations of AES-GCM without an answer, and WireGuard's own suite is tried: the other
+end may have been restarted with another configuration, or on another machine."""
+
 MOST_STAGED = 128
 """Packets that wait for a key; the oldest make room."""
 MOST_RETRIES = int(REKEY_ATTEMPT_TIME / REKEY_TIMEOUT)
@@ -63,6 +68,7 @@ class Peer:
     """
 
     __slots__ = (
+        "_aes_tries",
         "_attempts",
         "_crossed",
         "_deadline",
@@ -78,6 +84,7 @@ class Peer:
         "_sent_handshake",
         "_staged",
         "_world",
+        "aes",
         "cookies",
         "current",
         "endpoint",
@@ -120,6 +127,9 @@ class Peer:
         """Whether it is one of ours, which understands :mod:`pyvpn.wire.native`."""
         self.offload = False
         """Whether both ends announced :data:`pyvpn.wire.offload.CAPABILITY`."""
+        self.aes = False
+        """Whether both ends announced :data:`pyvpn.crypto.suite.AES_CAPABILITY`; see
+        :meth:`agree_on_aes`."""
         self.is_up = True
         self.cookies = CookieJar(public)
         self.newest_stamp = bytes(12)
@@ -140,6 +150,7 @@ class Peer:
         self._staged: deque[bytes] = deque()
         self._sent_handshake = LONG_AGO
         self._attempts = 0
+        self._aes_tries = 0  # since a handshake was completed last
         self._last_minute_done = False
         self._need_another_keepalive = False
         self._deadline = NEVER
@@ -223,6 +234,20 @@ class Peer:
             self._persistent_at = NEVER
         elif switched_on:
             self.send_keepalive(now)
+
+    def agree_on_aes(self, agreed: bool) -> None:
+        """Begin handshakes of :data:`AES_GCM` from now on, or of WireGuard's suite only.
+
+        To answer those of a peer of ours it takes no agreement: whoever begins one means it, and
+        one of the ends may have been restarted, and know of none.
+        """
+        self.aes = agreed
+        self._aes_tries = 0
+
+    @property
+    def cipher(self) -> str:
+        """What packets to it are sealed with, for people; empty: nothing yet."""
+        return "" if self.current is None else self.current.suite.name
 
     def up(self, now: float) -> None:
         """Take part again."""
@@ -335,13 +360,23 @@ class Peer:
             self._doubt_at = now + DOUBT_AFTER
         self._drop_initiation()
         index = world.new_index(self)
+        # Not by the attempts, which every packet that waits begins anew.  A stranger on the way
+        # can eat these tries, and gains nothing: the other suite is as strong.
+        takes_aes = self.aes and AES_GCM in world.suites and self._aes_tries < AES_TRIES
         begun = InitiatorHandshake.begin(
-            world.static, self.public, self.shared, index, world.random(32), world.stamps.next()
+            world.static,
+            self.public,
+            self.shared,
+            index,
+            world.random(32),
+            world.stamps.next(),
+            AES_GCM if takes_aes else CHACHA,
         )
         if begun is None:
             del world.indices[index]
             return
         state, message = begun
+        self._aes_tries += takes_aes
         self._initiation = index, state
         self._retransmit_at = now + REKEY_TIMEOUT + world.jitter()
         self._send_handshake(self.cookies.add_macs(message, now), self.endpoint, now)
@@ -555,7 +590,7 @@ class Peer:
 
     def _completed(self) -> None:
         self._retransmit_at = NEVER
-        self._attempts = 0
+        self._attempts = self._aes_tries = 0
         self._last_minute_done = False
         self.last_handshake = self._world.unix()
         self._world.changed.add(self)

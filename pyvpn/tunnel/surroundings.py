@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
+from pyvpn.crypto.suite import CHACHA, Suite
 from pyvpn.crypto.tai64n import Stamps
 from pyvpn.crypto.x25519 import StaticKey
 from pyvpn.tunnel.ages import Ages
@@ -57,6 +58,8 @@ class Surroundings:
         self.unix = unix
         self.counters = counters
         self.static: StaticKey | None = None
+        self.suites: tuple[Suite, ...] = (CHACHA,)
+        """What a handshake may be of, whoever begins it."""
         self.deadlines: Ages[Peer] = Ages()
         """A lower bound of when each peer has something to do."""
         self.changed: set[Peer] = set()

@@ -21,6 +21,7 @@ from collections.abc import Callable, Sequence
 from pyvpn.crypto.cookie import CookieChecker
 from pyvpn.crypto.keypair import REJECT_AFTER_TIME, Keypair, Refused
 from pyvpn.crypto.noise import open_static
+from pyvpn.crypto.suite import CHACHA, Suite
 from pyvpn.crypto.tai64n import Stamps
 from pyvpn.crypto.x25519 import StaticKey
 from pyvpn.tunnel.counters import Counters, Drop
@@ -126,6 +127,18 @@ class WireGuard:
     def static(self) -> StaticKey | None:
         """Our own key."""
         return self._world.static
+
+    @property
+    def suites(self) -> tuple[Suite, ...]:
+        """What a handshake may be of, WireGuard's own first; another one with ours only.
+
+        May be set at any time, for the handshakes after that.
+        """
+        return self._world.suites
+
+    @suites.setter
+    def suites(self, suites: tuple[Suite, ...]) -> None:
+        self._world.suites = suites
 
     def set_private_key(self, private: bytes | None) -> None:
         """Be whoever has this key (32 bytes) from now on; None: nobody.
@@ -497,7 +510,7 @@ class WireGuard:
         if static is None:
             return
         message = Initiation.parse(data)
-        half = open_static(message, static)
+        half = open_static(message, static, self._world.suites)
         if half is None:
             self._refuse(Drop.BAD_HANDSHAKE, now)
             return
@@ -505,7 +518,10 @@ class WireGuard:
         if peer is None or peer.shared is None or not peer.is_up:
             self._refuse(Drop.UNKNOWN_PEER, now)
             return
-        stamp = half.open_timestamp(peer.shared)
+        # A stock peer has one suite; a handshake of another, with its key, is not one of its own.
+        stamp = None
+        if half.suite is CHACHA or peer.is_native:
+            stamp = half.open_timestamp(peer.shared)
         if stamp is None:
             self._refuse(Drop.BAD_HANDSHAKE, now)
             return

@@ -15,7 +15,7 @@ import struct
 from collections import deque
 from collections.abc import Callable, Iterator
 from itertools import repeat
-from typing import Any
+from typing import Any, Literal
 
 from pyvpn.wire.datagram import DATA_OVERHEAD
 
@@ -114,10 +114,16 @@ class Packed:
             found.append(int.from_bytes(last, "little"))
         return found
 
-    def open(self, into: Callable[..., object], additional: bytes | None) -> None:
+    def open(
+        self,
+        into: Callable[..., object],
+        additional: bytes | None,
+        order: Literal["little", "big"] = "little",
+    ) -> None:
         """Have *into* (a cipher's ``decrypt_into``) open all; what it raises passes.
 
-        The head of the datagrams is as before then, whatever happens.
+        *order* is that of the counter's bytes in the cipher's nonce.  The head of the datagrams
+        is as before then, whatever happens.
         """
         buffer, total, size, full = self.buffer, self._total, self.size, self.full
         layout = self._made()
@@ -125,6 +131,8 @@ class Packed:
         zeros = bytes(self._count)
         for at in _INDEX:
             buffer[at:total:size] = zeros  # with the counter behind it, that is the nonce
+        if order == "big":
+            self._turn_counters()
         try:
             deque(
                 map(
@@ -139,6 +147,17 @@ class Packed:
         finally:
             for at, byte in zip(_INDEX, heads, strict=True):
                 buffer[at:total:size] = bytes((byte,)) * self._count
+            if order == "big":
+                self._turn_counters()
+
+    def _turn_counters(self) -> None:
+        """Have the bytes of each counter in the other order."""
+        buffer, total, size = self.buffer, self._total, self.size
+        for at in range(_NUMBER.start, _NUMBER.start + 4):
+            other = _NUMBER.start + _NUMBER.stop - 1 - at
+            here = buffer[at:total:size]
+            buffer[at:total:size] = buffer[other:total:size]
+            buffer[other:total:size] = here
 
     def payload(self, number: int) -> bytes:
         """Return that payload, to keep."""

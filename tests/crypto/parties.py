@@ -8,6 +8,7 @@ from typing import NamedTuple
 from pyvpn.crypto.cookie import CookieJar
 from pyvpn.crypto.keypair import Keypair
 from pyvpn.crypto.noise import NO_PSK, HalfOpen, InitiatorHandshake, open_static
+from pyvpn.crypto.suite import AES_GCM, CHACHA, Suite
 from pyvpn.crypto.x25519 import StaticKey
 from pyvpn.wire.datagram import Initiation, Response
 
@@ -22,6 +23,8 @@ BOB = StaticKey(bytes32("Bob"))
 EVE = StaticKey(bytes32("Eve"))
 PSK = bytes32("a preshared key")
 TIMESTAMP = bytes.fromhex("400000006931f5a03b000000")
+
+BOTH = (CHACHA, AES_GCM)
 
 ANNAS_INDEX, BOBS_INDEX = 0x01020304, 0xF1F2F3F4
 
@@ -48,7 +51,7 @@ def shared(ours: StaticKey, theirs: StaticKey) -> bytes:
 
 
 def initiate(
-    initiator: StaticKey = ANNA, responder: StaticKey = BOB
+    initiator: StaticKey = ANNA, responder: StaticKey = BOB, suite: Suite = CHACHA
 ) -> tuple[InitiatorHandshake, bytes]:
     """Begin a handshake; the initiation is whole, mac1 included."""
     begun = InitiatorHandshake.begin(
@@ -58,6 +61,7 @@ def initiate(
         ANNAS_INDEX,
         bytes32("ephemeral of the initiator"),
         TIMESTAMP,
+        suite,
     )
     assert begun is not None
     state, message = begun
@@ -66,7 +70,7 @@ def initiate(
 
 def opened(initiation: bytes, responder: StaticKey = BOB, initiator: StaticKey = ANNA) -> HalfOpen:
     """Open both halves of an initiation."""
-    half = open_static(Initiation.parse(initiation), responder)
+    half = open_static(Initiation.parse(initiation), responder, BOTH)
     assert half is not None
     assert half.open_timestamp(shared(responder, initiator)) is not None
     return half
@@ -89,9 +93,9 @@ class Pair(NamedTuple):
     bob: Keypair
 
 
-def pair() -> Pair:
+def pair(suite: Suite = CHACHA) -> Pair:
     """Do a whole handshake."""
-    state, initiation = initiate()
+    state, initiation = initiate(suite=suite)
     bobs, response = answer(opened(initiation), PSK)
     annas = state.finish(Response.parse(response), ANNA, PSK)
     assert annas is not None

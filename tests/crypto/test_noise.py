@@ -8,18 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from pyvpn.crypto.noise import (
-    CONSTRUCTION,
-    IDENTIFIER,
-    INITIAL_CHAIN,
-    INITIAL_HASH,
-    NO_PSK,
-    InitiatorHandshake,
-    kdf1,
-    kdf2,
-    kdf3,
-    open_static,
-)
+from pyvpn.crypto.noise import NO_PSK, InitiatorHandshake, kdf1, kdf2, kdf3, open_static
+from pyvpn.crypto.suite import CHACHA, IDENTIFIER
 from pyvpn.crypto.x25519 import StaticKey
 from pyvpn.errors import Misuse
 from pyvpn.wire.datagram import Initiation, Response
@@ -70,12 +60,12 @@ class KeyChainTests(SynchronousTestCase):
 
     def test_constants(self) -> None:
         """Every handshake begins with the values that the protocol's name gives."""
-        self.assertEqual((37, 34), (len(CONSTRUCTION), len(IDENTIFIER)))
+        self.assertEqual((37, 34), (len(CHACHA.construction), len(IDENTIFIER)))
         self.assertEqual(
-            "60e26daef327efc02ec335e2a025d2d016eb4206f87277f52d38d1988b78cd36", INITIAL_CHAIN.hex()
+            "60e26daef327efc02ec335e2a025d2d016eb4206f87277f52d38d1988b78cd36", CHACHA.chain.hex()
         )
         self.assertEqual(
-            "2211b361081ac566691243db458ad5322d9c6c662293e8b70ee19c65ba079ef3", INITIAL_HASH.hex()
+            "2211b361081ac566691243db458ad5322d9c6c662293e8b70ee19c65ba079ef3", CHACHA.hash.hex()
         )
 
     def test_published(self) -> None:
@@ -230,7 +220,8 @@ class RefusalTests(SynchronousTestCase):
         self.assertIsNotNone(state.finish(message, ANNA, NO_PSK))
         self.assertIsNone(state.finish(message, ANNA, NO_PSK))
         self.assertEqual(
-            [b"", None, b"", ANNAS_INDEX], [getattr(state, name) for name in state.__slots__]
+            [b"", None, b"", ANNAS_INDEX, CHACHA],
+            [getattr(state, name) for name in state.__slots__],
         )
 
     def test_answered_once(self) -> None:

@@ -6,28 +6,27 @@ lies between the indices and the macs.
 
 from __future__ import annotations
 
+from itertools import product
+
 from noise.connection import Keypair as Kind
 from noise.connection import NoiseConnection
 from twisted.trial.unittest import SynchronousTestCase
 
 from pyvpn.crypto.keypair import Keypair
-from pyvpn.crypto.noise import (
-    CONSTRUCTION,
-    IDENTIFIER,
-    NO_PSK,
-    InitiatorHandshake,
-    open_static,
-)
+from pyvpn.crypto.noise import NO_PSK, InitiatorHandshake, open_static
+from pyvpn.crypto.suite import CHACHA, IDENTIFIER, Suite
 from pyvpn.crypto.x25519 import StaticKey
 from pyvpn.wire.datagram import Initiation, Response, pack_initiation, pack_response
-from tests.crypto.parties import ANNA, BOB, PSK, TIMESTAMP, bytes32, shared
+from tests.crypto.parties import ANNA, BOB, BOTH, PSK, TIMESTAMP, bytes32, shared
 
 NO_MACS = bytes(32)
 
 
-def stranger(own: StaticKey, psk: bytes, peer: StaticKey | None = None) -> NoiseConnection:
+def stranger(
+    own: StaticKey, psk: bytes, peer: StaticKey | None = None, suite: Suite = CHACHA
+) -> NoiseConnection:
     """The other implementation; an initiator when it knows its *peer*."""
-    noise = NoiseConnection.from_name(CONSTRUCTION)
+    noise = NoiseConnection.from_name(suite.construction)
     noise.set_prologue(IDENTIFIER)
     noise.set_psks(psk)
     noise.set_keypair_from_private_bytes(Kind.STATIC, own.private)
@@ -55,10 +54,10 @@ class SecondPartyTests(SynchronousTestCase):
 
     def test_we_begin(self) -> None:
         """Our initiation is accepted, and the answer gives us working keys."""
-        for psk in (NO_PSK, PSK):
-            other = stranger(BOB, psk)
+        for suite, psk in product(BOTH, (NO_PSK, PSK)):
+            other = stranger(BOB, psk, suite=suite)
             begun = InitiatorHandshake.begin(
-                ANNA, BOB.public, shared(ANNA, BOB), 7, bytes32("ephemeral"), TIMESTAMP
+                ANNA, BOB.public, shared(ANNA, BOB), 7, bytes32("ephemeral"), TIMESTAMP, suite
             )
             assert begun is not None
             state, message = begun
@@ -67,23 +66,25 @@ class SecondPartyTests(SynchronousTestCase):
             response = pack_response(9, 7, ephemeral, nothing) + NO_MACS
             keys = state.finish(Response.parse(response), ANNA, psk)
             assert keys is not None
-            self.assertEqual(9, keys.remote_index)
+            self.assertEqual((9, suite), (keys.remote_index, keys.suite))
             self.exchange(Keypair(7, keys, True, 0.0), other)
 
     def test_we_answer(self) -> None:
         """An initiation of the other is opened, and our answer gives it working keys."""
-        for psk in (NO_PSK, PSK):
-            other = stranger(ANNA, psk, BOB)
+        for suite, psk in product(BOTH, (NO_PSK, PSK)):
+            other = stranger(ANNA, psk, BOB, suite)
             pieces = split(bytes(other.write_message(TIMESTAMP)), 32, 48, 28)
-            half = open_static(Initiation.parse(pack_initiation(7, *pieces) + NO_MACS), BOB)
+            initiation = Initiation.parse(pack_initiation(7, *pieces) + NO_MACS)
+            half = open_static(initiation, BOB, BOTH)
             assert half is not None
+            self.assertEqual(suite, half.suite)
             self.assertEqual(ANNA.public, half.peer_public)
             self.assertEqual(TIMESTAMP, half.open_timestamp(shared(BOB, ANNA)))
             answered = half.respond(ANNA.public, psk, 9, bytes32("ephemeral"))
             assert answered is not None
             keys, message = answered
             self.assertEqual(b"", other.read_message(message[12:]))
-            self.assertEqual(7, keys.remote_index)
+            self.assertEqual((7, suite), (keys.remote_index, keys.suite))
             self.exchange(Keypair(9, keys, False, 0.0), other)
 
     def test_another_preshared_key(self) -> None:
@@ -102,7 +103,8 @@ class SecondPartyTests(SynchronousTestCase):
     def exchange(self, ours: Keypair, other: NoiseConnection) -> None:
         """Send three packets each way."""
         self.assertTrue(other.handshake_finished)
-        packets = [b"first packet".ljust(16, b"\0"), b"", bytes(range(256))]
+        # So many that the counter's second byte is used, where the order of bytes shows.
+        packets = [b"first packet".ljust(16, b"\0"), b"", bytes(range(256)), *[b""] * 300]
         for packet, datagram in zip(packets, ours.seal(packets, 1420), strict=True):
             self.assertEqual(packet, other.decrypt(datagram[16:]))
         for counter, packet in enumerate(packets):

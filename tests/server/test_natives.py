@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from base64 import b64decode
 
+from pyvpn.crypto.suite import AES_GCM, CHACHA
 from pyvpn.crypto.x25519 import key_to_base64
 from pyvpn.server.natives import Natives
 from pyvpn.tunnel.peer import Peer
@@ -84,6 +85,32 @@ class NativesTests(OfficeCase):
         self.assertEqual(
             (), self.register(wireguard_key="", capabilities=("offload",)).capabilities
         )
+
+    def test_aes(self) -> None:
+        """Who takes AES-GCM is told that we do, where we do; it holds from the proof on."""
+        self.assertEqual((), self.register(capabilities=("aes-gcm",)).capabilities)
+        self.server.wg.suites = (CHACHA, AES_GCM)
+        self.assertEqual((), self.register().capabilities)
+        answer = self.register(capabilities=("aes-gcm", "offload"))
+        self.assertEqual(("offload", "aes-gcm"), answer.capabilities)
+        peer = self.server.wg.peers[self.client.public]
+        self.assertFalse(peer.aes)
+        self.tie(answer)
+        self.assertTrue(peer.aes)
+        self.tie(self.register(capabilities=("offload",)))
+        self.assertFalse(peer.aes)
+
+    def test_aesFromTheFirstHandshake(self) -> None:
+        """The first handshake after the answer may be of AES-GCM, though no token was brought."""
+        self.server.wg.suites = self.client.wg.suites = (CHACHA, AES_GCM)
+        answer = self.register(capabilities=("aes-gcm",))
+        to_server = self.client.wg.add_peer(self.server.public)
+        assert to_server is not None
+        to_server.agree_on_aes(True)
+        self.tie(answer)
+        peer = self.server.wg.peers[self.client.public]
+        self.assertIs(self.office.session(), peer.owner)
+        self.assertEqual(["AES-256-GCM"] * 2, [peer.cipher, to_server.cipher])
 
     def test_notAsked(self) -> None:
         """Who names none is told nothing, and has no peer."""

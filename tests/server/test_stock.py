@@ -154,6 +154,20 @@ class StockDevicesTests(StockCase):
         self.assertEqual([], self.server.tun.packets)
         self.assertEqual(1, self.server.end.dropped("destination-not-permitted"))
 
+    def test_keyOfOneOfOurs(self) -> None:
+        """A key that one of ours had is a stock device's from then on: nothing of ours to it."""
+        tablet = self.net.end("203.0.113.8")
+        peer = self.server.end.wg.add_peer(tablet.public)
+        assert peer is not None
+        peer.is_native = peer.offload = True
+        peer.agree_on_aes(True)
+        self.put_on_file("tablet", tablet.public, "10.73.0.10")
+        self.server.look()
+        self.assertEqual(
+            (False, False, False, peer),
+            (peer.is_native, peer.offload, peer.aes, self.server.end.wg.peers[tablet.public]),
+        )
+
     def test_newTerms(self) -> None:
         """A changed configuration holds at once for who is here."""
         self.knock()

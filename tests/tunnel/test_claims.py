@@ -68,6 +68,35 @@ class ClaimTests(SynchronousTestCase):
         self.assertFalse(peer.offload)
         self.assertFalse(self.claims.any_uncut)
 
+    def test_aes(self) -> None:
+        """So does the word that it takes AES-GCM, until the session ends."""
+        story = self.story
+        token = self.claims.claim(story.session, story.client.public, 1420, aes=True)
+        peer = story.server.wg.peers[story.client.public]
+        self.assertFalse(peer.aes)
+        self.claims.prove(peer, token)
+        self.assertEqual((True, False), (peer.aes, peer.offload))
+        self.claims.claim(self.other, story.client.public, 1420)
+        self.assertTrue(peer.aes)
+        again = self.claims.claim(story.session, story.client.public, 1420)
+        self.claims.prove(peer, again)
+        self.assertFalse(peer.aes)
+        self.claims.prove(
+            peer, self.claims.claim(story.session, story.client.public, 1420, aes=True)
+        )
+        self.claims.end(story.session)
+        self.assertFalse(peer.aes)
+
+    def test_keyOfAStockDevice(self) -> None:
+        """To claim the key of a stock device does not make it one of ours, which may use AES."""
+        peer = self.story.server.wg.add_peer(bytes(range(32)))
+        assert peer is not None
+        peer.owner = object()
+        token = self.claims.claim(self.other, bytes(range(32)), 1420, aes=True)
+        self.assertFalse(peer.is_native)
+        self.assertIsNone(self.claims.prove(peer, token))
+        self.assertFalse(peer.aes)
+
     def test_tokenOfAnother(self) -> None:
         """A token works only through the tunnel of the key that was named with it."""
         self.begin()

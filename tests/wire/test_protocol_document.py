@@ -8,6 +8,7 @@ from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from pyvpn.crypto import suite
 from pyvpn.wire import command, datagram, json_object, messages, native, offload, segments
 from pyvpn.wire.command import Command, encode_frame, encode_version
 from pyvpn.wire.messages import (
@@ -114,6 +115,16 @@ class ProtocolDocumentTests(SynchronousTestCase):
             f"padded with up to {offload.PADDING - 1} zeros",
         ):
             self.assertIn(each, words)
+
+    def test_cipher(self) -> None:
+        """The name of the other suite, the word for it, and the nonces are the program's."""
+        section = self.text.split("\nCipher\n", 1)[1].split("\nSettings, notices")[0]
+        words = " ".join(section.split())
+        self.assertIn(f"names ``{suite.AES_CAPABILITY}`` among", words)
+        for each in (suite.CHACHA, suite.AES_GCM):
+            self.assertIn(each.construction.decode(), words)
+            self.assertIn(f"nonce, {each.name} {each.nonce.pack(258).hex(' ')}", words)
+        self.assertIn(f"in the datagram {(258).to_bytes(8, 'little').hex(' ')}", words)
 
     def test_limits(self) -> None:
         """The numbers in the text are the program's."""

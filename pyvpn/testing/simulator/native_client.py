@@ -22,6 +22,7 @@ from pyvpn.client.interface import Agreed
 from pyvpn.client.machine import Link
 from pyvpn.client.outside import Outside
 from pyvpn.config import Endpoint
+from pyvpn.crypto.suite import AES_CAPABILITY, AES_GCM, CHACHA, Suite
 from pyvpn.crypto.tai64n import Stamps
 from pyvpn.crypto.x25519 import StaticKey
 from pyvpn.errors import Misuse, PeerError
@@ -96,6 +97,8 @@ class NativeClient:
         self.memory = MemoryOnDisk()
         self._floor = b""  # no timestamp was ever sent that is later
         self._process: _Process | None = None
+        self.suites: tuple[Suite, ...] = (CHACHA, AES_GCM)
+        """What its processor can do, as its next start finds it."""
         self.start()
 
     def start(self) -> None:
@@ -222,6 +225,7 @@ class _Process:
                 clock.seconds,
                 end.unix,
                 end.random,
+                end.suites,
             ),
             self.router,
             self.session,
@@ -293,7 +297,12 @@ class _ByName:
             raise setback_of(admitted.code, admitted.message, admitted.retry_after, "log-in")
         link.raise_limit()
         key, carrier, agreement = self._data.introduction()
-        request = Register(wireguard_key=key, carrier=carrier, agreement=agreement)
+        request = Register(
+            capabilities=tuple(w for w in self._data.capabilities if w == AES_CAPABILITY),
+            wireguard_key=key,
+            carrier=carrier,
+            agreement=agreement,
+        )
         answer = RegisterAnswer.from_bytes(await link.ask(Command.REGISTER, request.to_bytes()))
         if not answer.success:
             raise setback_of(answer.code, answer.message, 0.0, "the server gave no address")

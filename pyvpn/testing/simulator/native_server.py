@@ -15,6 +15,7 @@ from typing import Any, ParamSpec, TypeVar, cast
 from twisted.internet.defer import Deferred, fail, succeed
 
 from pyvpn.config import Endpoint
+from pyvpn.crypto.suite import AES_GCM, CHACHA, Suite
 from pyvpn.crypto.x25519 import StaticKey
 from pyvpn.errors import Misuse
 from pyvpn.net.clockwork import Clockwork
@@ -78,6 +79,8 @@ class NativeServer:
         self.wall_error = 0.0
         """Seconds by which its wall clock is fast."""
         self.port = port
+        self.suites: tuple[Suite, ...] = (CHACHA, AES_GCM)
+        """What its processor can do, as its next start finds it."""
         self.terms = terms
         self.random = host.network.randbytes()
         self.static = StaticKey(self.random(32))
@@ -230,6 +233,7 @@ class _Process:
             random=end.random,
             ports=_SimPorts(end.host, end.counters),
         )
+        self.wireguard.wireguard.suites = end.suites
         self.clients.natives = self.wireguard.natives
         Pacing(clock, self.router, clock.seconds, self.wireguard.clockwork.arm)
         self.wireguard.let_return(
