@@ -208,23 +208,36 @@ class Peer:
         items, unknown = outgoing(frames, self.mtu)
         if unknown:
             self._world.counters.drop(Drop.MALFORMED, unknown)
-        count = size = 0
+        count = size = tos = 0
+        # Of a super-packet as large as they are two or three datagrams are more than one system
+        # call takes: they go with the first of the next, not by themselves.
+        datagrams: list[bytes] = []
         for item in items:
+            wanted = ecn_of(item.head) if isinstance(item, Run) else -1
+            if datagrams and wanted != tos:
+                self._send_runs(datagrams, path, tos, now)
+                datagrams = []
             if isinstance(item, Run):
-                datagrams = keypair.seal_run(item)
-                if not datagrams:  # the keypair is used up
+                sealed = keypair.seal_run(item)
+                if not sealed:  # the keypair is used up
                     self._world.counters.drop(Drop.EXPIRED_KEY, len(item.payloads))
                     self.initiate(now)
                     continue
-                self._world.outside.send_datagrams(datagrams, path, ecn_of(item.head))
-                self._transmitted(datagrams, True, True, now)
-                count += len(datagrams)
+                datagrams += sealed
+                tos = wanted
+                count += len(sealed)
                 size += item.size
             else:
                 taken = self.send_packets(item, now)
                 count += taken
                 size += sum(map(len, item[:taken]))
+        if datagrams:
+            self._send_runs(datagrams, path, tos, now)
         return Sent(count, size)
+
+    def _send_runs(self, datagrams: list[bytes], path: Path, tos: int, now: float) -> None:
+        self._world.outside.send_datagrams(datagrams, path, tos)
+        self._transmitted(datagrams, True, True, now)
 
     def set_keepalive(self, seconds: int, now: float) -> None:
         """Keep the path open with a packet after so many *seconds* of silence; 0: do not."""

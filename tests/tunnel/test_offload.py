@@ -9,6 +9,7 @@ from pyvpn.tunnel.counters import Counters, Drop
 from pyvpn.tunnel.peer import Peer
 from pyvpn.tunnel.router import Router
 from pyvpn.tunnel.session import Sent, Session
+from pyvpn.wire.datagram import Path
 from pyvpn.wire.ip import endpoints_of
 from pyvpn.wire.offload import Run, ends_of, outgoing
 from pyvpn.wire.rebuild import SuperPacket, rebuild
@@ -201,6 +202,26 @@ class SendTests(SynchronousTestCase):
         self.assertEqual(sum(len(each.datagram) for each in sent), self.peer.tx_bytes - before)
         self.assertEqual([2] * 10 + [0] * 4, [each.tos for each in sent])
         self.assertEqual([5] * 10 + [4] + [5] * 3, [each.kind for each in sent])
+
+    def test_together(self) -> None:
+        """Runs that follow each other leave together, as far as their ECN fields are the same."""
+        calls: list[tuple[int, int]] = []
+        left = self.pair.left
+        send = left.send_datagrams
+
+        def noting(datagrams: list[bytes], path: Path, tos: int) -> int:
+            calls.append((len(datagrams), tos))
+            return send(datagrams, path, tos)
+
+        left.send_datagrams = noting  # type: ignore[method-assign]
+        other = frame(ip6(UDP, udp(bytes(3000))), 1000)
+        frames = [WHOLE, WHOLE, other, WHOLE, PLAIN + hello(b"plain"), WHOLE, WHOLE]
+        taken = self.peer.send_frames(frames, self.pair.net.now)
+        self.pair.net.settle()
+
+        self.assertEqual([(20, 2), (3, 0), (10, 2), (1, 0), (20, 2)], calls)
+        packets = [packet for each in frames for packet in cut(each)]
+        self.assertEqual((len(packets), packets), (taken.packets, self.got))
 
     def test_too_large_to_cross_uncut(self) -> None:
         """A packet beyond the budget goes complete, for whoever is to judge it."""
