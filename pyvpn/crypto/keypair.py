@@ -137,8 +137,8 @@ class Keypair:
             return []
         self.counter = after
         counters = range(first, after)
-        # Without a line of Python for each; what is left is the cipher, and four fifths of it
-        # are the call and not the bytes.  Into buffers that are kept, with their views, it takes
+        # Without a line of Python for each; what is left is the cipher, and about half of it
+        # is the call and not the bytes.  Into buffers that are kept, with their views, it takes
         # 3.1 us a segment from the frame to the network, and so 3.2.
         sealed = map(
             self._encrypt, map(self._nonce, counters), run.plaintexts(first), repeat(_OFFLOAD)

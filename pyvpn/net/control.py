@@ -5,8 +5,9 @@ means: its :class:`LinkOwner` does.  What it does decide is how much a peer may 
 
 * a frame is at most :attr:`ControlLink.MAX_LENGTH` long, and complete 15 s after it began;
 * at most 16 questions of the peer are open at once, and three faults end the connection;
-* a peer that does not read costs two small buffers, whose size follows the speed of the line;
-  packets that do not fit are dropped and counted, commands pass;
+* a peer that does not read costs two buffers, of 64 KiB at most (512 on a quick line where
+  super-packets ride), whose size follows the speed of the line; packets that do not fit are
+  dropped and counted, commands pass;
 * one that goes on asking and never reads an answer is not answered for ever: it is cut off.
 
 (A long file: what a peer may cost is decided where its bytes are read and ours are written.)

@@ -30,6 +30,9 @@ other sink takes :func:`~pyvpn.wire.segments.cut`.  In: datagrams of type
 :data:`~pyvpn.wire.datagram.OFFLOAD` are opened by ``receive_run``, and
 :func:`~pyvpn.wire.rebuild.rebuild` makes super-packets of them; the router checks the ``ends`` of
 each once; the TUN writes ``pieces``, and for whoever takes no super-packets there is ``cut``.
+A control connection takes :func:`wholes` (:mod:`pyvpn.wire.framed`).
+
+(A long file: what is sent and the rules by which both ends judge it are one thing.)
 
 Sources: those of :mod:`pyvpn.wire.segments`; RFC 6864 (identification).
 """

@@ -109,7 +109,8 @@ class Cell:
         """Start a program of ours (client, server) on the kernel that it is to find."""
         path = folder / whose
         path.mkdir(exist_ok=True)
-        program = OLD_KERNEL.format(plain=whose in _PLAIN[self.tun], single=self.gro == "none")
+        without = () if (self.tun, self.carrier) == ("mixed", "stock") else _PLAIN[self.tun]
+        program = OLD_KERNEL.format(plain=whose in without, single=self.gro == "none")
         (path / "sitecustomize.py").write_text(program)
         with patched.context() as inner:
             inner.setenv("PYTHONPATH", str(path))
