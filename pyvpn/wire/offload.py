@@ -296,13 +296,15 @@ class _Gathered:
         return mine[10:14] == other[10:14] and mine[16:18] == other[16:18]
 
     def whole(self) -> Whole | list[bytes]:
-        """Return a super-packet of several, a complete packet of one."""
+        """Return a super-packet of several, the complete packet of one, or of each if tiny."""
         frames, at = self.frames, self.at
-        if len(frames) == 1:
-            return cut(frames[0])
         after = VNET_SIZE + at + 8
-        head = self._head(at + 8 + sum(map(len, frames)) - len(frames) * after)
         each = len(frames[0]) - after
+        # What we have put together `cut` would not cut rightly: length and checksum in the header
+        # are those of the first.
+        if len(frames) == 1 or each < LEAST_SEGMENT:
+            return [packet for frame in frames for packet in cut(frame)]
+        head = self._head(at + 8 + sum(map(len, frames)) - len(frames) * after)
         vnet = _VNET.pack(NEEDS_CHECKSUM, GSO_UDP, at + 8, each, at, 6)
         whole = b"".join((vnet, head, *[frame[after:] for frame in frames]))
         return Whole(whole, UDP, at, at + 8, each)

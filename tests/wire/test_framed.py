@@ -144,6 +144,21 @@ class SameTests(SynchronousTestCase):
             (data,) = sent(frames)
             self.assertEqual([packet for each in frames for packet in cut(each)], arrived(data))
 
+    def test_tiny_gathered(self) -> None:
+        """Those that come one by one are not gathered where they are tiny; all are whole."""
+        for size in 1, 47, 48, 49:
+            payloads = [payload_of(size, n) for n in range(9)]
+            for packets in (
+                [ip4(UDP, udp(each), identity=7 + n) for n, each in enumerate(payloads)],
+                [ip6(UDP, udp(each)) for each in payloads],
+            ):
+                frames = [single(each) for each in packets]
+                data = sent(frames)
+                self.assertEqual(9 if size < 48 else 1, len(data))
+                got = [packet for each in data for packet in arrived(each)]
+                self.assertEqual([packet for each in frames for packet in cut(each)], got)
+                self.assertTrue(all(map(is_sound, got)))
+
     def test_packets_between(self) -> None:
         """Packets that are no super-packets go as ever, in their place."""
         other = ip4(TCP, tcp(b"alone"))
