@@ -132,7 +132,8 @@ def test_five_megabits(office: Office, lab: Lab, box: Box, direction: str) -> No
     client = open_and_join(office)
     box.set(delay_ms=25, rate_bps=5e6, queue_ms=200)
     alone = ping(lab, 10)
-    measured = load(office, lab, client, direction, 60 if SOAKING else 7)
+    # Where the outer TCP overshoots at its start seconds go by before it is as fast as the line.
+    measured = load(office, lab, client, direction, 60 if SOAKING else 12)
     tell(f"5 Mbit/s, 50 ms, {direction}: {measured}; alone {median(alone):.0f} ms")
 
     assert 50 <= median(alone) < 75
