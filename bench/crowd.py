@@ -145,8 +145,20 @@ def to_rst(values: dict[str, dict[str, list[float]]], about: dict[str, str]) -> 
 
 
 @click.command()
-@click.option("--rounds", default=3, show_default=True, help="How often all is measured.")
-@click.option("--seconds", default=5.0, show_default=True, help="How long each time.")
+@click.option(
+    "--rounds",
+    type=click.IntRange(1),
+    default=3,
+    show_default=True,
+    help="How often all is measured.",
+)
+@click.option(
+    "--seconds",
+    type=click.FloatRange(1),
+    default=5.0,
+    show_default=True,
+    help="How long each time.",
+)
 @click.option("--into", type=click.Path(path_type=Path), default=RESULTS, help="Folder.")
 def main(rounds: int, seconds: float, into: Path) -> None:
     """Measure how soon one client is served while ten others download."""

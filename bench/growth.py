@@ -255,9 +255,27 @@ def to_rst(values: Values, about: dict[str, str], pairs: int) -> str:
 
 
 @click.command()
-@click.option("--pairs", default=15, show_default=True, help="How often all is measured.")
-@click.option("--batches", default=200, show_default=True, help="In each of them, of each kind.")
-@click.option("--most", default=SIZES[-1], show_default=True, help="Leave out what has more.")
+@click.option(
+    "--pairs",
+    type=click.IntRange(1),
+    default=15,
+    show_default=True,
+    help="How often all is measured.",
+)
+@click.option(
+    "--batches",
+    type=click.IntRange(1),
+    default=200,
+    show_default=True,
+    help="In each of them, of each kind.",
+)
+@click.option(
+    "--most",
+    type=click.IntRange(1),
+    default=SIZES[-1],
+    show_default=True,
+    help="Leave out what has more.",
+)
 @click.option("--into", type=click.Path(path_type=FilePath), default=RESULTS, help="Folder.")
 def main(pairs: int, batches: int, most: int, into: FilePath) -> None:
     """Measure how the cost of a packet grows with the sessions, with and without limits."""
