@@ -2,6 +2,8 @@
 
 Every call opens a socket of its own (1 ms): it may then be made in any thread, and after a
 fork.  Nothing here may be called in a thread where an asyncio loop runs (pyroute2 has its own).
+
+(A long file: one word for each thing that we ask of netlink, and they share how it is asked.)
 """
 
 from __future__ import annotations
@@ -43,6 +45,7 @@ _INVERT = 0x2  # FIB_RULE_INVERT: the "not" of a rule
 _IFF_UP = 0x1
 _IFF_LOOPBACK = 0x8
 _IFA_F_PERMANENT = 0x80
+_NODAD = 0x2  # IFA_F_NODAD
 _NO_LINK_LOCAL = 1  # IN6_ADDR_GEN_MODE_NONE
 _RTN_UNICAST = 1
 _RTN_UNREACHABLE = 7
@@ -291,8 +294,10 @@ def _addresses_of(ipr: Any, index: int) -> set[AddressAndNetwork]:
 
 
 def _change_address(ipr: Any, command: str, index: int, address: AddressAndNetwork) -> None:
+    # Nobody else is on this line: not looked for, a duplicate does not delay the first use.
+    flags = {"flags": _NODAD} if address.version == 6 else {}
     length = address.network.prefixlen
-    ipr.addr(command, index=index, address=str(address.ip), prefixlen=length)
+    ipr.addr(command, index=index, address=str(address.ip), prefixlen=length, **flags)
 
 
 def _put_back_connected(ipr: Any, index: int, addresses: set[AddressAndNetwork]) -> None:

@@ -23,6 +23,7 @@ from pyvpn.errors import ConfigError, HostError, Misuse
 from pyvpn.testing import sandbox
 from pyvpn.testing.box import Box
 from pyvpn.testing.lab import SERVER_ADDRESS, SERVER_ADDRESS6, Lab
+from tests.live.figures import above, below, between
 from tests.live.office import SOAKING, tell, wait_until
 
 _TIMES = re.compile(r"icmp_seq=(\d+) .*time=([\d.]+) ms( \(DUP!\))?")
@@ -86,7 +87,7 @@ def test_nothing_wrong(box: Box, lab: Lab, address: str) -> None:
 
     assert list(range(1, 51)) == pings.numbers
     assert pings.doubled == 0
-    assert pings.median < 2
+    below(pings.median, 2)
 
 
 def test_speed(box: Box, lab: Lab) -> None:
@@ -94,7 +95,7 @@ def test_speed(box: Box, lab: Lab) -> None:
     for way in "--no-delay", "-R":
         measured = mbits(lab, way)
         tell(f"iperf3 {way}: {measured:.0f} Mbit/s through the box")
-        assert measured > 50
+        above(measured, 50)
 
 
 def test_delay(box: Box, lab: Lab) -> None:
@@ -106,10 +107,10 @@ def test_delay(box: Box, lab: Lab) -> None:
     both = Pings(lab).median
     tell(f"rtt {without:.2f} ms, with 20 ms {one:.2f} ms, with 20 + 30 ms {both:.2f} ms")
 
-    assert 20 <= one - without + 0.5 < 23
-    assert 50 <= both - without + 0.5 < 53
+    between(20, one - without + 0.5, 23)
+    between(50, both - without + 0.5, 53)
     box.clear()
-    assert Pings(lab).median < 2
+    below(Pings(lab).median, 2)
 
 
 def test_jitter(box: Box, lab: Lab) -> None:
@@ -118,13 +119,13 @@ def test_jitter(box: Box, lab: Lab) -> None:
     pings = Pings(lab, 60)
     spread = pings.times[-1] - pings.times[0]
 
-    assert spread > 8
-    assert pings.times[0] > 19
-    assert abs(pings.median - 33) < 10
+    above(spread, 8)
+    above(pings.times[0], 19)
+    below(abs(pings.median - 33), 10)
     assert pings.numbers == sorted(pings.numbers)
     box.set("up", jitter_ms=0)
     pings = Pings(lab, 60)
-    assert pings.times[len(pings.times) * 3 // 4] - pings.times[0] < 5
+    below(pings.times[len(pings.times) * 3 // 4] - pings.times[0], 5)
 
 
 @pytest.mark.parametrize(("direction", "way"), [("up", "--no-delay"), ("down", "-R")])
@@ -135,8 +136,8 @@ def test_rate(box: Box, lab: Lab, direction: str, way: str) -> None:
     other = mbits(lab, "-R" if direction == "up" else "--no-delay")
     tell(f"10 Mbit/s {direction}: TCP gets {slow:.2f} Mbit/s, the other way {other:.0f} Mbit/s")
 
-    assert 8.5 < slow < 10.1
-    assert other > 20
+    between(8.5, slow, 10.1)
+    above(other, 20)
     assert box.counts(direction)["queue_full"] > 0
 
 
@@ -146,7 +147,7 @@ def test_queue(box: Box, lab: Lab) -> None:
     longest = Pings(lab, 60, "-s", "972", "-l", "40").times[-1]
     tell(f"25,000 bytes before 1 Mbit/s: the last waited {longest:.0f} ms of at most 200")
 
-    assert 150 < longest < 230
+    between(150, longest, 230)
     assert box.counts("up")["queue_full"] > 0
 
 
@@ -232,7 +233,7 @@ def test_laptops_own_cable(lab: Lab) -> None:
         for name in (host, "laptop")
     }
 
-    assert times[host] - times["laptop"] > 35
+    above(times[host] - times["laptop"], 35)
 
 
 def test_mistakes(box: Box, lab: Lab) -> None:
@@ -244,7 +245,7 @@ def test_mistakes(box: Box, lab: Lab) -> None:
         box.set(loss_percent=101)
     with pytest.raises(ConfigError, match="no direction is called 'sideways', but up, down"):
         box.set("sideways", delay_ms=1)
-    assert 39 < Pings(lab, 5).median < 45
+    between(39, Pings(lab, 5).median, 45)
     with pytest.raises(Misuse, match="no cable between laptop and office, or a box already"):
         lab.add_box("laptop", "office")
     with pytest.raises(HostError, match="router:wan: an interface of that name is there"):
@@ -284,7 +285,7 @@ def test_the_box_ends_with_us(lab: Lab) -> None:
     box.close()
     box.close()
 
-    assert time.monotonic() - began < 2
+    below(time.monotonic() - began, 2)
     assert box.process.returncode is not None
     assert "eth0" not in lab.run(host, ["ip", "link"]).stdout
     with pytest.raises(HostError, match="the box is closed"):

@@ -11,6 +11,7 @@ from pyvpn.net.process import boottime
 from pyvpn.testing.lab import OFFICE_ADDRESS, Lab
 from pyvpn.testing.vpn import PASSWORD
 from tests.live.core import Core
+from tests.live.figures import below
 from tests.live.hostile_lab import dial
 from tests.live.native import GOODBYE, HEARTBEAT, REGISTER, Talk
 from tests.live.office import Office, tell, wait_until
@@ -117,6 +118,6 @@ def test_locked_out(office: Office, lab: Lab) -> None:
         # The twin: of another nothing was lost, and it is her account that makes the difference.
         stubborn.over = knocking.over = True
         command(office, "user", "enable", "anna")
-        assert office.wait_for_ping(hosts[2], OFFICE_ADDRESS) < 7
+        below(office.wait_for_ping(hosts[2], OFFICE_ADDRESS), 7)
         his.end()
-        assert his.gap < 1.0
+        below(his.gap, 1.0)

@@ -15,6 +15,7 @@ from pyvpn.errors import HostError
 from pyvpn.testing import sandbox
 from pyvpn.testing.lab import OFFICE_ADDRESS, SERVER_ADDRESS, SERVER_ADDRESS6, Lab
 from pyvpn.testing.namespace import Namespace, wait_for_line
+from tests.live.figures import below
 
 ORPHAN = """
 import sys, time
@@ -173,4 +174,4 @@ def test_names(lab: Lab) -> None:
     assert SERVER_ADDRESS in found
     began = time.monotonic()
     assert lab.run("laptop", ["getent", "hosts", "vpn.example.org"], check=False).returncode != 0
-    assert time.monotonic() - began < 10
+    below(time.monotonic() - began, 10)

@@ -22,6 +22,7 @@ from itertools import count
 import pytest
 
 from pyvpn.testing.lab import OFFICE_ADDRESS, OFFICE_ADDRESS6, Lab
+from tests.live.figures import above, below, between
 from tests.live.office import CLIENT_TUN, SERVER_TUN, SOAKING, Office, tell, wait_until
 from tests.live.stock import app, command, drops
 
@@ -101,7 +102,7 @@ def carried(lab: Lab, host: str, interface: str, seconds: float = SECONDS) -> fl
 def check(what: str, figure: float, measured: float) -> None:
     """It is the figure, but for 5 %."""
     tell(f"{what}, limit {figure:g}: {measured:.2f} Mbit/s ({measured / figure:.3f})")
-    assert (1 - WITHIN) * figure <= measured <= (1 + WITHIN) * figure
+    between((1 - WITHIN) * figure, measured, (1 + WITHIN) * figure)
 
 
 @contextmanager
@@ -148,7 +149,7 @@ def test_live(office: Office, lab: Lab) -> None:
     time.sleep(SEEN)
     free = tcp(lab, "laptop", "-R")
     tell(f"without a limit: {free:.0f} Mbit/s")
-    assert free > 30
+    above(free, 30)
     assert client.log.read_text().count("routes into the tunnel") == 1
     assert office.server.log.read_text().count(" is here from ") == 1
 
@@ -207,4 +208,4 @@ def test_nobody_else(office: Office, lab: Lab) -> None:
     found = re.search(r"rtt min/avg/max/mdev = [\d.]+/([\d.]+)/", said)
     assert found is not None
     tell(f"bert's pings beside anna's flood: {found[1]} ms")
-    assert float(found[1]) < 50
+    below(float(found[1]), 50)

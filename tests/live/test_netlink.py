@@ -49,6 +49,15 @@ def test_link_up(place: Namespace, host: Host, device: Callable[[], None]) -> No
     assert lines(place, "ip link show pyvpnt0")[0].startswith(f"{index}: ")
 
 
+def test_usable_at_once(place: Namespace, host: Host, device: Callable[[], None]) -> None:
+    """The IPv6 address waits for no search for duplicates; till its end nobody could bind it."""
+    host.link_up("pyvpnt0", 1420, ADDRESSES)
+
+    (found,) = [each for each in lines(place, "ip address show pyvpnt0") if "inet6" in each]
+    assert " nodad" in found
+    assert "tentative" not in found
+
+
 def test_link_up_differences(
     place: Namespace, host: Host, device: Callable[[], None], tmp_path: Path
 ) -> None:

@@ -23,6 +23,7 @@ import pytest
 from pyvpn.testing import sandbox, vpn
 from pyvpn.testing.lab import OFFICE_ADDRESS, OFFICE_NETWORK, SERVER_ADDRESS, SERVER_ADDRESS6, Lab
 from pyvpn.testing.namespace import stop, wait_for_line
+from tests.live.figures import below
 from tests.live.office import Office, Web, fetch, wait_until
 from tests.live.swarm import Swarm, SwarmClient
 
@@ -127,7 +128,7 @@ def test_relay_restarted(office: Office, lab: Lab, relay: Callable[[str], None])
     office.server.says("connection lost")
     relay("none")
 
-    assert office.wait_for_ping(address=IN_THE_LAN) < 5
+    below(office.wait_for_ping(address=IN_THE_LAN), 5)
     assert office.lease() == mine
     assert office.leases_in_use() == 1
 

@@ -7,6 +7,7 @@ import re
 import time
 
 from pyvpn.testing.lab import SERVER_ADDRESS, Lab
+from tests.live.figures import below
 from tests.live.office import SOAKING, Office, add_accounts, tell
 from tests.live.swarm import HEARTBEAT, LOG_IN, Swarm, SwarmClient
 from tests.live.test_pool import swarming
@@ -55,7 +56,7 @@ def test_killed(office: Office, lab: Lab) -> None:
         assert [each.lease["address4"] for each in before] == [
             each.lease["address4"] for each in swarm.clients
         ]
-        assert took < BACK
+        below(took, BACK)
         status = await asyncio.to_thread(office.status)
         assert f"{CLIENTS} sessions" in status
         assert re.search(r"passwords compared with their hash: (\d+)", status)[1] == "0"

@@ -18,6 +18,7 @@ from pyvpn.net.process import boottime
 from pyvpn.testing.lab import OFFICE_ADDRESS, Lab
 from pyvpn.testing.namespace import ip
 from tests.live.core import Core
+from tests.live.figures import below
 from tests.live.office import KILLS, SOAKING, Office, SteadyPing, Web, tell, wait_until
 from tests.live.stock import (
     INITIATION,
@@ -95,7 +96,7 @@ def test_killed_during_a_download(office: Office, web: Web, go: str) -> None:
             assert whole() == digest
         tell(f"kill -9: back {back:.2f} s after the server was up, longest gap {ping.gap:.2f} s")
 
-        assert back < BACK_SECONDS
+        below(back, BACK_SECONDS)
         assert phone.said("Received handshake initiation") >= 1
 
 
@@ -120,7 +121,7 @@ def test_stopped_and_killed_again_and_again(office: Office, lab: Lab) -> None:
                     office.kill(office.server)
                 up = restart(office)
                 tell(f"{('SIGKILL', 'SIGTERM')[number % 2]}: {back_after(ping, up, died):.2f} s")
-                assert back_after(ping, up, died) < BACK_SECONDS
+                below(back_after(ping, up, died), BACK_SECONDS)
                 talking.sendall(b"still here")
                 assert answering.recv(100) == b"still here"
                 time.sleep(1.2)
@@ -142,7 +143,7 @@ def test_another_port(office: Office, lab: Lab) -> None:
         up = restart(office)
         office.wait_for_ping()
         tell(f"second port: back {time.time() - up:.2f} s after the server was up")
-        assert time.time() - up < BACK_SECONDS
+        below(time.time() - up, BACK_SECONDS)
         assert phone.peer.endpoint == "198.18.2.2:443"
 
 
@@ -238,7 +239,7 @@ def test_clock_an_hour_back(
             up = restart(office)
         back = back_after(ping, up, died)
         tell(f"an hour back: {back:.2f} s after the server was up")
-        assert back < BACK_SECONDS
+        below(back, BACK_SECONDS)
         assert phone.said("Received handshake initiation") >= 1
 
 

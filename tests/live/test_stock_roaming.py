@@ -11,6 +11,7 @@ import pytest
 from pyvpn.testing.lab import OFFICE_ADDRESS, Lab
 from pyvpn.testing.namespace import ip
 from tests.live.core import Core
+from tests.live.figures import below
 from tests.live.office import Office, Web, in_url, tell, wait_until
 from tests.live.stock import (
     DATA,
@@ -90,7 +91,7 @@ def test_the_app_moves(office: Office, lab: Lab, web: Web, go: str) -> None:
                 ip("-n", host, script=f"{move}route add default via {net}.1\n")
                 wait_until(lambda: has_moved(f"{net}.{last}:{phone.port}"), 5)  # noqa: B023
     tell(f"four moves: longest gap {ping.gap:.2f} s, {ping.lost} of 0.02 s pings lost")
-    assert ping.gap < GAP_SECONDS
+    below(ping.gap, GAP_SECONDS)
     assert phone.said("Received handshake response") <= 2
 
 
@@ -108,7 +109,7 @@ def test_from_one_family_to_the_other(office: Office, lab: Lab, web: Web) -> Non
                     phone.set_peer("endpoint", f"{OUTER[outer]}:{PORT}")
                     time.sleep(0.05)
     tell(f"IPv4 to IPv6 and back: longest gap {ping.gap:.2f} s, {ping.lost} lost")
-    assert ping.gap < GAP_SECONDS
+    below(ping.gap, GAP_SECONDS)
 
 
 @pytest.mark.skipif(bool(has_tool("conntrack")), reason=has_tool("conntrack"))
@@ -132,7 +133,7 @@ def test_the_nat_forgets(office: Office, lab: Lab, web: Web) -> None:
         lab.run("router", ["nft", "flush", "chain", "ip", "home", "outward"])
         lab.run("router", ["nft", "add", "rule", "ip", "home", "outward", *at_random[5:-1]])
     tell(f"NAT: {len(seen) + 1} ports, longest gap {ping.gap:.2f} s, {ping.lost} lost")
-    assert ping.gap < GAP_SECONDS
+    below(ping.gap, GAP_SECONDS)
 
 
 @pytest.mark.parametrize("version", [4, 6])

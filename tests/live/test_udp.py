@@ -14,6 +14,7 @@ from zope.interface import implementer
 from pyvpn.net.udp_sockets import IUdpSystem, KernelUdpSystem
 from pyvpn.testing.namespace import Namespace
 from pyvpn.wire.datagram import Path
+from tests.live.figures import below
 from tests.live.udp_cable import HERE, INITIATION, THERE, Cabled, Heard, data, packed
 
 
@@ -273,4 +274,4 @@ def test_idle(cabled: Cabled) -> None:
     while time.monotonic() < until:
         cabled.reactor.iterate(0.1)
 
-    assert time.process_time() - before < 0.1
+    below(time.process_time() - before, 0.1)
