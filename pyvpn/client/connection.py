@@ -135,11 +135,15 @@ class Connection:
     def network_changed(self) -> None:
         """Addresses or routes are others than before, or this machine has slept."""
         link = self.link
-        if isinstance(link, ControlLink) and link.is_up and not link.is_closed:
-            if self._is_ours(link.transport.getHost().host):
+        if isinstance(link, ControlLink) and not link.is_closed:
+            if not self._is_ours(link.transport.getHost().host):
+                # What was done by it was never wrong: however short it was, the next is tried now.
+                self.anew("this host does not have the connection's address any more")
+            elif link.is_up:
                 self.heart.ask_now(link, DOUBT_SECONDS)
-            else:
-                link.abort(PeerError("this host does not have the connection's address any more"))
+        elif link is None and self._attempt is not None and not self.is_inside:
+            # From an address that is gone, perhaps; that would be found out when time is up.
+            self.anew("the network has changed")
         if self.data is not None:
             self.data.network_changed()
         self._pause.hurry()

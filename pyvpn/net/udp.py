@@ -46,7 +46,7 @@ from pyvpn.net.ways import SOURCE_ERRORS, Way, Ways
 from pyvpn.tunnel.counters import Counters
 from pyvpn.wire.datagram import Path, Run
 
-DATA_BATCH = 64
+DATA_BATCH = 128
 HANDSHAKE_BATCH = 8
 """Datagrams read per turn of the reactor and socket, so that the others get theirs.
 

@@ -18,9 +18,12 @@ from pyvpn.net.ancillary import (
     segment_size,
 )
 from pyvpn.wire.datagram import Path, Run
-from pyvpn.wire.packed import Packed
+from pyvpn.wire.packed import PIECE, Packed
 
 MOST_ARRIVALS = 1024
+
+_Arrived = tuple[int, int, Ancillary, Any]
+"""Bytes, bytes of each datagram, ancillary data but that size, and the sender."""
 
 _USUAL = 2  # pieces of ancillary data that come with every datagram
 _NOTHING_KNOWN = Arrival(b"", 0, 0)
@@ -66,6 +69,7 @@ class UdpReader:
         self._lost = lost
         self._running = False
         self._packed = Packed()
+        self._buffer = memoryview(self._packed.buffer)
         self._arrivals: dict[tuple[tuple[int, int, bytes], ...], Arrival] = {}
         self._last: tuple[Ancillary, Arrival] = [], _NOTHING_KNOWN
 
@@ -89,45 +93,72 @@ class UdpReader:
         """Collect what is there, at most a batch, and pass it on."""
         if self.fileno() == -1:
             return
-        receive, packed = self._socket.recvmsg_into, self._packed
-        into = [packed.buffer]
-        start = memoryview(packed.buffer)
+        packed = self._packed
         runs: list[tuple[list[bytes], Any, Ancillary]] = []
         last_address = last_ancillary = None
         left = self._batch
-        while left > 0:
-            try:
-                total, ancillary, _, address = receive(into, ANCILLARY_ROOM)
-            except BlockingIOError:
-                break
-            except OSError:
-                self._unread()
-                break
-            left -= 1
-            if len(ancillary) > _USUAL and (size := segment_size(ancillary)):
-                ancillary = [each for each in ancillary if each[0] != socket.IPPROTO_UDP]
+        arrived = self._receive(0)
+        while arrived is not None:
+            total, size, ancillary, address = arrived
+            if size < total:
                 packed.take(total, size)
-                left -= len(packed) - 1
-                if packed.is_worth_it:
-                    # Before the buffer is used again, and what came earlier before that.
-                    if runs:
-                        self._received([self._run(*run) for run in runs])
-                        runs = []
-                        last_address = last_ancillary = None
-                    self._received([self._run(packed, address, ancillary)])
-                    if not self._running:
-                        return
-                    continue
-                datagrams = list(packed)
-            else:
-                datagrams = [bytes(start[:total])]
+            if size < total and packed.is_worth_it:
+                # Before the buffer is used again, and what came earlier before that.
+                if runs:
+                    self._received([self._run(*run) for run in runs])
+                    runs = []
+                    last_address = last_ancillary = None
+                arrived = self._receive_behind(address, ancillary, left)
+                end = packed.total
+                left -= len(packed)
+                self._received([self._run(packed, address, ancillary)])
+                if not self._running:
+                    return
+                if arrived is not None:
+                    packed.begin_with(end, arrived[0])
+                elif left > 0:
+                    arrived = self._receive(0)
+                continue
+            datagrams = list(packed) if size < total else [bytes(self._buffer[:total])]
+            left -= len(datagrams)
             if address == last_address and ancillary == last_ancillary:
                 runs[-1][0].extend(datagrams)
             else:
                 runs.append((datagrams, address, ancillary))
                 last_address, last_ancillary = address, ancillary
+            arrived = self._receive(0) if left > 0 else None
         if runs:
             self._received([self._run(*run) for run in runs])
+
+    def _receive(self, at: int) -> _Arrived | None:
+        """Receive into the buffer from byte *at* on; None: there is nothing."""
+        try:
+            total, ancillary, _, address = self._socket.recvmsg_into(
+                [self._buffer[at : at + PIECE]], ANCILLARY_ROOM
+            )
+        except BlockingIOError:
+            return None
+        except OSError:
+            self._unread()
+            return None
+        if len(ancillary) > _USUAL and (size := segment_size(ancillary)):
+            ancillary = [each for each in ancillary if each[0] != socket.IPPROTO_UDP]
+            return total, size, ancillary, address
+        return total, total, ancillary, address
+
+    def _receive_behind(self, address: Any, ancillary: Ancillary, most: int) -> _Arrived | None:
+        """Receive what goes on like the batch that we have, up to *most* datagrams in all.
+
+        Returns what else came, behind the batch in the buffer; None: nothing.
+        """
+        packed = self._packed
+        while packed.has_room and len(packed) < most:
+            arrived = self._receive(packed.total)
+            if arrived is None:
+                return None
+            if arrived[2:] != (ancillary, address) or not packed.add(*arrived[:2]):
+                return arrived
+        return None
 
     def connectionLost(self, reason: Failure) -> None:
         if self._running:

@@ -5,6 +5,10 @@ before it is opened, and a header of its own to be looked at behind that.  Here 
 they are: everything that lies in the same place in each is one strided slice, and the views by
 which the cipher finds its input and output are made once for each size.
 
+What the kernel hands out next is put behind it, if it goes on in the same way.  A super-packet
+of a TUN is 47 datagrams and a system call takes 45: by themselves they would become two of its
+packets again, each with its own way through the TUN, TCP and an acknowledgement back.
+
 Rules of this file: nothing raises because of what is in a datagram; nothing is kept of one batch
 in the next but buffers and views.
 """
@@ -23,9 +27,11 @@ LEAST = 8
 """Datagrams of a batch that is worth it: for fewer the way one by one is as fast."""
 LEAST_SIZE = 128
 """Bytes of each."""
-ROOM = 65_536
+PIECE = 65_536
 """Bytes that the kernel hands out at a time, at most."""
-MOST_STRETCHES = 4
+ROOM = 3 * PIECE
+"""Bytes of a batch, at most."""
+MOST_STRETCHES = 8
 """Of a batch that is treated where it lies; where flows take turns, others sort them."""
 MOST_LAYOUTS = 8
 """Sizes of datagrams whose views are kept.  A stranger chooses sizes, too."""
@@ -63,6 +69,30 @@ class Packed:
         self.full, rest = divmod(total, size)
         self._count = self.full + (rest > 0)
         self._layout = None
+
+    @property
+    def total(self) -> int:
+        """Bytes of all datagrams together; behind them more may be received, if there is room."""
+        return self._total
+
+    @property
+    def has_room(self) -> bool:
+        """Whether what the kernel hands out at a time has room behind what there is."""
+        return self._total + PIECE <= ROOM
+
+    def add(self, total: int, size: int) -> bool:
+        """Take in *total* bytes more, received behind the others, *size* for each datagram.
+
+        False, and nothing has changed, if it were then no batch of one size any more.
+        """
+        if self._total % self.size or (size != self.size and not total == size < self.size):
+            return False
+        self.take(self._total + total, self.size)
+        return True
+
+    def begin_with(self, at: int, total: int) -> None:
+        """Move the *total* bytes received from byte *at* on to the beginning of the buffer."""
+        self.buffer[:total] = self.buffer[at : at + total]
 
     @property
     def is_worth_it(self) -> bool:

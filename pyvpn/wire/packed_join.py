@@ -29,6 +29,7 @@ from pyvpn.wire.segments import PLAIN, join, joined_headers, residue
 _PSH, _ACK = 0x08, 0x10
 _ONLY_ACK = bytes((_ACK,))
 _LONGEST_HEADERS = 100
+_LARGEST = 65_535  # bytes of an IPv4 packet, and of what an IPv6 header can state
 
 
 def joined(packed: Packed, ecn: int = NOT_ECT) -> list[SuperPacket] | None:
@@ -123,6 +124,7 @@ class _Stretch:
         if flags & ~_PSH != _ACK or (at == 20 and not head[6] & 0x40):
             return None  # the identification would have a meaning
         self = cls(packed, head[:after], at, first)
+        self._limit_by_size(after)
         self._limit_by_push()
         self._limit_by_headers(after)
         self._limit_by_numbers(stride - after)
@@ -133,6 +135,10 @@ class _Stretch:
         packed = self.packed
         stride = packed.stride
         return packed.plain[self.first * stride + at : self.end * stride : stride]
+
+    def _limit_by_size(self, after: int) -> None:
+        most = (_LARGEST - after) // (self.packed.stride - after)
+        self.end = min(self.end, self.first + most)
 
     def _limit_by_push(self) -> None:
         flags = self._column(self.at + 13)
@@ -202,6 +208,9 @@ class _Stretch:
     def takes(self, packet: bytes) -> bool:
         """Whether *packet*, which is shorter, continues the stretch, as ``join`` sees it."""
         # Two that fit together do so by the same rules wherever they lie, PSH included.
+        whole = len(self.head) + (self.end - self.first) * (self.packed.stride - len(self.head))
+        if whole + len(packet) - len(self.head) > _LARGEST:
+            return False
         before = self.packed.payload(self.end - 1)
         if len(join([before, packet])) > 1:
             return False

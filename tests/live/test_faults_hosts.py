@@ -102,11 +102,16 @@ def test_frozen(
             time.sleep(max(0.0, woke + 5 - time.time()))
             begun = Counter(sight.source for sight in wire.look() if sight.kind == INITIATION)
             tell(f"    initiations in 5 s, by who began them: {dict(begun)}")
+            stock = took.pop("stock")
             all_below(took, AT_ONCE)
             if whose == "clients":
+                # After minutes the app finds many initiations of ours, answers the oldest, which
+                # we have given up, and may not begin one itself for 5 s.
+                below(stock, 6.0)
                 del begun[SERVER_ADDRESS, PORT]  # which has three peers
-                assert max(begun.values(), default=0) <= 1, "a storm of initiations"
+                assert max(begun.values(), default=0) <= 1 + (stock > 4), "a storm of initiations"
             else:
+                below(stock, AT_ONCE)
                 assert begun.total() <= 3
 
 

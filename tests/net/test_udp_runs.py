@@ -305,7 +305,8 @@ class InTests(UdpCase):
         self.protocol.runs_received = runs_received  # type: ignore[method-assign]
         read_all(self.reactor)
 
-        self.assertEqual([(False, 1, 0), (True, 20, 0), (True, 20, 1), (False, 3, 1)], told)
+        # That of 2 is alone, and shorter: it goes with those before it.
+        self.assertEqual([(False, 1, 0), (True, 20, 0), (True, 21, 1), (False, 2, 1)], told)
         paths = {path for _, path, _ in self.protocol.runs}
         expected = self.outside.path()._replace(local=packed(LOOPBACK[4]), interface=1)
         self.assertEqual({expected}, paths)
@@ -313,10 +314,56 @@ class InTests(UdpCase):
             [data(1), *batches[0], *batches[1], data(2), data(3), data(4)], self.protocol.take()
         )
 
+    def sizes(self, *batches: list[bytes]) -> list[int]:
+        """Have *batches* come, each as one; return how many are handed out together."""
+        for batch in batches:
+            self.put(batch)
+        told: list[int] = []
+        self.protocol.runs_received = lambda runs: told.extend(len(run) for run, *_ in runs)  # type: ignore[method-assign]
+        read_all(self.reactor)
+        return told
+
+    def test_goes_on(self) -> None:
+        """What goes on like the batch before it is one with it; behind a shorter one nothing."""
+        twenty = [data(n, 1452) for n in range(20)]
+
+        self.assertEqual([60], self.sizes(twenty, twenty, twenty))
+        self.assertEqual([41, 20], self.sizes(twenty, [*twenty, data(20, 1451)], twenty))
+        self.assertEqual([20, 20], self.sizes(twenty, [data(n, 1451) for n in range(20)]))
+        self.assertEqual([20, 20], self.sizes(twenty, [data(n, 1453) for n in range(20)]))
+        self.assertEqual([22, 20], self.sizes(twenty, [data(20, 1452)], [data(21, 99)], twenty))
+
+    def test_as_many_as_there_is_room_for(self) -> None:
+        """Nor does it for ever."""
+        most = [data(n, 1452) for n in range(45)]  # 64 KiB
+
+        self.assertEqual([135], self.sizes(most, most, most, most))
+        read_all(self.reactor)
+        large = [data(n, 8150) for n in range(8)]
+        self.assertEqual([24, 8], self.sizes(large, large, large, large))
+        many = [data(n, 130) for n in range(100)]
+        self.assertEqual([200], self.sizes(many, many, many))
+
+    def test_nobody_elses(self) -> None:
+        """Nor where it comes from somebody else: each keeps their own."""
+        batches = [[data(n, 1452) for n in range(first, first + 20)] for first in (0, 20)]
+        for batch in batches:
+            self.put(batch)
+        waiting = self.data_socket().waiting
+        whole, ancillary, flags, (host, _, *more) = waiting.pop()
+        waiting.append((whole, ancillary, flags, (host, 4001, *more)))
+
+        read_all(self.reactor)
+
+        self.assertEqual(
+            [(batches[0], self.outside.path().port), (batches[1], 4001)],
+            [(run, path.port) for run, path, _ in self.protocol.runs],
+        )
+
     def test_closed_by_what_came(self) -> None:
         """Who closes the port because of a batch gets no more of what was there."""
-        for _ in range(2):
-            self.put([data(n, 1452) for n in range(20)])
+        for tos in 0, 1:
+            self.put([data(n, 1452) for n in range(20)], tos=tos)
         self.protocol.receive = self.udp.close
 
         read_all(self.reactor)
@@ -338,8 +385,8 @@ class InTests(UdpCase):
 
         read_all(self.reactor)
 
-        self.assertEqual(80, len(self.protocol.take()))
-        self.assertTrue(DATA_BATCH <= 80 < DATA_BATCH + 40)
+        self.assertEqual(160, len(self.protocol.take()))
+        self.assertTrue(DATA_BATCH <= 160 < DATA_BATCH + 40)
 
     def test_not_known(self) -> None:
         """An old kernel gives them one by one, and that is all."""

@@ -121,6 +121,30 @@ class LinkTests(SynchronousTestCase):
             self.assertLess(lab.talk(5, among=[STOCK])[0].gap, 1.0)
         self.assertEqual(1, len(lab.server.sessions))
 
+    def test_a6_by_tls(self) -> None:
+        """A6 by TLS: as quick the twentieth time, though none had the time to prove itself."""
+        lab = Lab(1, transport=Transport.TCP)
+        lab.until_heard()
+        lab.talk(5)
+        for _ in range(20):
+            lab.client.host.move(lab.new_address(4))
+            lab.client.network_changed()
+            self.assertLess(lab.until_heard(), 1.0)
+            lab.clock.advance(1.0)
+
+    def test_a6_while_it_connects(self) -> None:
+        """What is being tried from an address that is gone is not waited for."""
+        lab = Lab(1, transport=Transport.TCP)
+        lab.until_heard()
+        lab.both(0, cut=True)
+        lab.client.host.move(lab.new_address(4))
+        lab.client.network_changed()
+        lab.clock.advance(4.0)
+        lab.network.heal()
+        lab.client.host.move(lab.new_address(4))
+        lab.client.network_changed()
+        self.assertLess(lab.until_heard(), 1.0)
+
     def endpoint(self, lab: Lab) -> Path:
         session = lab.server.session("native0")
         assert session is not None

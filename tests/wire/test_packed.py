@@ -12,7 +12,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from pyvpn.wire.datagram import DATA, OFFLOAD
 from pyvpn.wire.ip import decapsulated
-from pyvpn.wire.packed import LEAST, MOST_LAYOUTS, ROOM, Packed
+from pyvpn.wire.packed import LEAST, MOST_LAYOUTS, MOST_STRETCHES, ROOM, Packed
 from pyvpn.wire.packed_join import joined
 from pyvpn.wire.rebuild import SuperPacket, rebuild, rebuild_packed
 from pyvpn.wire.segments import PLAIN, cut, join, residue
@@ -244,8 +244,9 @@ class RebuildPackedTests(SynchronousTestCase):
 
     def test_many_runs(self) -> None:
         """Where every datagram is of another run, another way takes less time."""
-        last = [sealed(self.make4(bytes(2000)), 8 + number)[1][1] for number in range(8)]
-        self.assertEqual(8, len(rebuild(list(range(9, 17)), last).packets))
+        count = MOST_STRETCHES + 1
+        last = [sealed(self.make4(bytes(2000)), 8 + number)[1][1] for number in range(count)]
+        self.assertEqual(count, len(rebuild(list(range(9, 9 + count)), last).packets))
         self.assertIsNone(rebuild_packed(packed_of(last, 9), 9))
 
     @staticmethod
@@ -417,6 +418,32 @@ class JoinedTests(SynchronousTestCase):
         assert found is not None
         self.assertEqual([9], [each.segments for each in found])
         self.assertEqual(cut(last), packets_of(found))
+
+    def test_more_than_a_packet_holds(self) -> None:
+        """Of what is more than 64 KiB together several are made, as ``join`` does."""
+        for last in 1400, 95:
+            size = 1400 - 40
+            contents = [
+                tcp(bytes(size if n < 99 else last - 40), seq=n * size) for n in range(100)
+            ]
+            packets = [packet for each in contents for packet in cut(frame(ip4(TCP, each), size))]
+            found = joined(packed_of(packets))
+            assert found is not None
+            writes = [b"".join(pieces) for pieces, _ in join(packets)]
+            self.assertEqual(writes, [b"".join(each.pieces) for each in found])
+            self.assertEqual([48, 48, 4], [each.segments for each in found])
+
+    def test_no_larger_for_a_last_one(self) -> None:
+        """Nor is the shorter one at the end put into what is full."""
+        size = 65_495 // 47  # forty-seven fill it but for 24 bytes
+        for last, segments in ((24, [48]), (25, [47, 1])):
+            whole = [bytes(size)] * 47 + [bytes(last)]
+            contents = [tcp(each, seq=n * size) for n, each in enumerate(whole)]
+            packets = [packet for each in contents for packet in cut(frame(ip4(TCP, each), size))]
+            found = joined(packed_of(packets))
+            assert found is not None
+            self.assertEqual(segments, [each.segments for each in found])
+            self.assertEqual(list(map(meant, packets)), list(map(meant, packets_of(found))))
 
     def test_many_flows(self) -> None:
         """Where flows take turns it leaves them to ``join``, which sorts them."""
