@@ -102,31 +102,36 @@ class UdpReader:
             total, size, ancillary, address = arrived
             if size < total:
                 packed.take(total, size)
-            if size < total and packed.is_worth_it:
-                # Before the buffer is used again, and what came earlier before that.
-                if runs:
-                    self._received([self._run(*run) for run in runs])
-                    runs = []
-                    last_address = last_ancillary = None
                 arrived = self._receive_behind(address, ancillary, left)
                 end = packed.total
                 left -= len(packed)
-                self._received([self._run(packed, address, ancillary)])
-                if not self._running:
-                    return
+                if packed.is_worth_it:
+                    # Before the buffer is used again, and what came earlier before that.
+                    if runs:
+                        self._received([self._run(*run) for run in runs])
+                        runs = []
+                        last_address = last_ancillary = None
+                    self._received([self._run(packed, address, ancillary)])
+                    if not self._running:
+                        return
+                    if arrived is not None:
+                        packed.begin_with(end, arrived[0])
+                    elif left > 0:
+                        arrived = self._receive(0)
+                    continue
+                datagrams = list(packed)
                 if arrived is not None:
                     packed.begin_with(end, arrived[0])
-                elif left > 0:
-                    arrived = self._receive(0)
-                continue
-            datagrams = list(packed) if size < total else [bytes(self._buffer[:total])]
-            left -= len(datagrams)
+            else:
+                datagrams, arrived = [bytes(self._buffer[:total])], None
+                left -= 1
             if address == last_address and ancillary == last_ancillary:
                 runs[-1][0].extend(datagrams)
             else:
                 runs.append((datagrams, address, ancillary))
                 last_address, last_ancillary = address, ancillary
-            arrived = self._receive(0) if left > 0 else None
+            if arrived is None and left > 0:
+                arrived = self._receive(0)
         if runs:
             self._received([self._run(*run) for run in runs])
 

@@ -332,6 +332,9 @@ class InTests(UdpCase):
         self.assertEqual([20, 20], self.sizes(twenty, [data(n, 1451) for n in range(20)]))
         self.assertEqual([20, 20], self.sizes(twenty, [data(n, 1453) for n in range(20)]))
         self.assertEqual([22, 20], self.sizes(twenty, [data(20, 1452)], [data(21, 99)], twenty))
+        # What is few by itself is the end of a super-packet, and more of the next is behind it.
+        self.assertEqual([22], self.sizes(twenty[:2], twenty))
+        self.assertEqual([2, 20], self.sizes(twenty[:2], [data(n, 1400) for n in range(20)]))
 
     def test_as_many_as_there_is_room_for(self) -> None:
         """Nor does it for ever."""
