@@ -48,7 +48,8 @@ from pyvpn.wire.datagram import Path, Run
 
 DATA_BATCH = 128
 HANDSHAKE_BATCH = 8
-"""Datagrams read per turn of the reactor and socket, so that the others get theirs.
+"""Datagrams read per turn of the reactor and socket, so that the others get theirs; of data so
+many that three pieces of 64 KiB may be one batch (:mod:`pyvpn.wire.packed`).
 
 In a flood of initiations their socket is never empty, and an answer with a cookie costs as much as
 two packets: with these bounds the data keeps three quarters of the time, whatever comes.  Without
