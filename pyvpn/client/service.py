@@ -29,7 +29,13 @@ from pyvpn.client.status import log_status
 from pyvpn.config import ClientConfig, load_client, read_password
 from pyvpn.errors import HostError, PyvpnError
 from pyvpn.net.host import Host
-from pyvpn.net.process import StateLock, end_with_failure, own_signals, refuse_to_start
+from pyvpn.net.process import (
+    StateLock,
+    end_with_failure,
+    own_signals,
+    refuse_to_start,
+    set_aside_the_past,
+)
 from pyvpn.net.processor import suites
 from pyvpn.net.threads import DaemonThreads
 from pyvpn.tunnel.backoff import Backoff
@@ -84,6 +90,8 @@ class ClientService(Service):
             refuse_to_start(error, self._daemonised)
         super().startService()
         self.reactor.callWhenRunning(connection.begin)
+        # Who waits for the connection need not wait for that, too.
+        self.reactor.callWhenRunning(set_aside_the_past, False)
 
     def _prepare(self) -> Connection:
         config = self.config

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import stat
 import subprocess
 import sys
 import time
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 
@@ -58,6 +60,38 @@ class ClockTests(SynchronousTestCase):
         reactor = Reactor()
         use_monotonic_clock(reactor)
         self.assertTrue(0 <= reactor.seconds() - time.monotonic() + 1 < 60)
+
+
+class PastTests(SynchronousTestCase):
+    """The garbage collector, which stops everything while it looks at all there is."""
+
+    def setUp(self) -> None:
+        self.addCleanup(gc.set_threshold, *gc.get_threshold())
+        self.addCleanup(gc.unfreeze)
+        gc.disable()
+        self.addCleanup(gc.enable)
+
+    def test_set_aside(self) -> None:
+        """What exists is looked at no more; what is garbage by then goes first, if told to."""
+        for tidy in True, False:
+            gc.unfreeze()
+            gone = weakref.WeakSet[_Referred]()
+            one = _Referred()
+            one.itself = one
+            gone.add(one)
+            del one
+
+            process.set_aside_the_past(tidy)
+
+            self.assertEqual(tidy, not gone)
+            self.assertGreater(gc.get_freeze_count(), 10_000)
+            self.assertGreater(gc.get_threshold()[0], 700)
+
+
+class _Referred:
+    """What a weak reference can be of, and refers to itself."""
+
+    itself: _Referred
 
 
 class FilesTests(SynchronousTestCase):
