@@ -83,9 +83,11 @@ class Packed:
     def add(self, total: int, size: int) -> bool:
         """Take in *total* bytes more, received behind the others, *size* for each datagram.
 
-        False, and nothing has changed, if it were then no batch of one size any more.
+        False, and nothing has changed, if it were then no batch of one size any more, or none
+        larger than it was.
         """
-        if self._total % self.size or (size != self.size and not total == size < self.size):
+        shorter = 0 < total == size < self.size  # a single one
+        if self._total % self.size or not (size == self.size or shorter):
             return False
         self.take(self._total + total, self.size)
         return True

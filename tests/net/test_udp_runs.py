@@ -347,6 +347,17 @@ class InTests(UdpCase):
         many = [data(n, 130) for n in range(100)]
         self.assertEqual([200], self.sizes(many, many, many))
 
+    def test_nothing_at_all(self) -> None:
+        """Empty ones behind a batch are told, each: they are none of it, nor swallowed by it."""
+        self.put([data(n, 1452) for n in range(20)])
+        waiting = self.data_socket().waiting  # past the filter, which lets none through
+        [(_, [_, *ancillary], flags, address)] = waiting
+        waiting.extend([(b"", ancillary, flags, address)] * 3)
+
+        read_all(self.reactor)
+
+        self.assertEqual([20, 3], [len(run) for run, *_ in self.protocol.runs])
+
     def test_nobody_elses(self) -> None:
         """Nor where it comes from somebody else: each keeps their own."""
         batches = [[data(n, 1452) for n in range(first, first + 20)] for first in (0, 20)]

@@ -12,7 +12,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from pyvpn.wire.datagram import DATA, OFFLOAD
 from pyvpn.wire.ip import decapsulated
-from pyvpn.wire.packed import LEAST, MOST_LAYOUTS, MOST_STRETCHES, ROOM, Packed
+from pyvpn.wire.packed import LEAST, MOST_LAYOUTS, MOST_STRETCHES, PIECE, ROOM, Packed
 from pyvpn.wire.packed_join import joined
 from pyvpn.wire.rebuild import SuperPacket, rebuild, rebuild_packed
 from pyvpn.wire.segments import PLAIN, cut, join, residue
@@ -178,6 +178,34 @@ class PackedTests(SynchronousTestCase):
                 self.assertEqual(payloads, kept.payloads())
                 views = [bytes(view) for view in kept.views(1, count, 50)]
                 self.assertEqual([each[50:] for each in payloads[1:]], views)
+
+    def test_added(self) -> None:
+        """More of the same is taken in, a shorter one last; what is not so changes nothing."""
+        packed = Packed()
+        for total, size, expected, count in (
+            (264, 132, True, 12),
+            (132, 132, True, 13),
+            (0, 0, False, 13),  # it would never end
+            (264, 131, False, 13),
+            (133, 133, False, 13),
+            (50, 50, True, 14),
+            (132, 132, False, 14),
+            (50, 50, False, 14),
+        ):
+            if not len(packed):
+                packed.take(1320, 132)
+            before = packed.total
+            self.assertEqual(expected, packed.add(total, size), total)
+            self.assertEqual(before + total * expected, packed.total)
+            self.assertEqual(count, len(packed))
+
+    def test_room(self) -> None:
+        """There is room while what the kernel hands out at a time has some."""
+        packed = Packed()
+        packed.take(ROOM - PIECE, 100)
+        self.assertTrue(packed.has_room)
+        packed.take(ROOM - PIECE + 1, 100)
+        self.assertFalse(packed.has_room)
 
     def test_worth_it(self) -> None:
         """A few, or small ones, are left to the way one by one."""
