@@ -80,6 +80,10 @@ class Approach:
 
     def worked(self) -> None:
         """The last one led to the server: it is tried first when the connection is lost."""
+        self.again()
+
+    def again(self) -> None:
+        """Nothing was found out about the last one: it is its turn once more."""
         self._next = self._last
 
     def connect_inside(

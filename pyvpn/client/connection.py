@@ -49,6 +49,8 @@ SECURE_SECONDS = 15.0
 FAREWELL_SECONDS = 0.3
 DOUBT_SECONDS = 3.0
 """How long the server has to answer after the network has changed."""
+PATIENT_SECONDS = 5.0
+"""How long a try is left alone then that was itself begun because of a change."""
 
 
 class Connection:
@@ -97,6 +99,8 @@ class Connection:
         self._course = make_course(self)
         self._pause = Pause(reactor, backoff, self._course.retry)
         self._attempt: Deferred[Any] | None = None
+        self._patient_until = 0.0
+        self._is_anew = False
         self._refusals = Refusals()
         self._pushed = PushedSettings(reactor, interface)
         self._offer: RegisterAnswer | None = None
@@ -139,14 +143,23 @@ class Connection:
             if not self._is_ours(link.transport.getHost().host):
                 # What was done by it was never wrong: however short it was, the next is tried now.
                 self.anew("this host does not have the connection's address any more")
-            elif link.is_up:
+            elif link.is_up and self.dialogue.has_heartbeats:
                 self.heart.ask_now(link, DOUBT_SECONDS)
         elif link is None and self._attempt is not None and not self.is_inside:
-            # From an address that is gone, perhaps; that would be found out when time is up.
-            self.anew("the network has changed")
+            self._attempt_anew()
         if self.data is not None:
             self.data.network_changed()
         self._pause.hurry()
+
+    def _attempt_anew(self) -> None:
+        """Try once more: what is under way comes from an address that is gone, perhaps."""
+        # But a network that changes all the time is to leave a slow one the time it takes.
+        if self._now() >= self._patient_until:
+            self._patient_until = self._now() + PATIENT_SECONDS
+            self._approach.again()
+            self._is_anew = True  # so nothing has failed
+            self.anew("the network has changed")
+            self._is_anew = False
 
     # -- Deeds of the machine
 
@@ -243,7 +256,7 @@ class Connection:
         self._drop_link()
         if setback.final and self.data is not None:
             self.data.ended(str(setback))
-        if self.alone is not None:
+        if self.alone is not None and not self._is_anew:
             refused = setback.final or (setback.seconds > 0 and not setback.stranger)
             if refused or not self.dialogue.is_on_file:
                 self.alone.refused()

@@ -37,6 +37,9 @@ class Approach(Protocol):
     def worked(self) -> None:
         """The last one led to the server."""
 
+    def again(self) -> None:
+        """It is the last one's turn once more."""
+
     def connect(self, endpoint: Any, make_link: Callable[[], Link]) -> Deferred[Any]:
         """Connect to *endpoint*; PyvpnError: that cannot even be tried."""
 

@@ -111,6 +111,8 @@ class UdpReader:
                         self._received([self._run(*run) for run in runs])
                         runs = []
                         last_address = last_ancillary = None
+                        if not self._running:
+                            return
                     self._received([self._run(packed, address, ancillary)])
                     if not self._running:
                         return

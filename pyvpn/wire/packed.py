@@ -84,11 +84,14 @@ class Packed:
         """Take in *total* bytes more, received behind the others, *size* for each datagram.
 
         False, and nothing has changed, if it were then no batch of one size any more, or none
-        larger than it was.
+        larger than it was, or if the first of them has another type or index than the others.
         """
         shorter = 0 < total == size < self.size  # a single one
-        if self._total % self.size or not (size == self.size or shorter):
+        behind, buffer = self._total, self.buffer
+        if behind % self.size or not (size == self.size or shorter):
             return False
+        if buffer[behind : behind + _HEAD] != buffer[:_HEAD]:
+            return False  # all would have to go the way one by one
         self.take(self._total + total, self.size)
         return True
 
@@ -142,7 +145,7 @@ class Packed:
         numbers = self._made().numbers
         found = [number for (number,) in numbers.iter_unpack(memoryview(self.buffer)[:end])]
         if self.full < self._count:
-            last = self.buffer[end:][_NUMBER]
+            last = self.buffer[end + _NUMBER.start : end + _NUMBER.stop]
             found.append(int.from_bytes(last, "little"))
         return found
 

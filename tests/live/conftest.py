@@ -31,7 +31,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Have a figure that was missed taken again; see figures.py."""
     for item in items:
         if item.path.parent.name == "live":
-            item.add_marker(pytest.mark.flaky(reruns=2, only_rerun=[f"^{Missed.__name__}:"]))
+            # Both: the names of all errors that led to one are compared, of the last the type.
+            again = pytest.mark.flaky(
+                reruns=2,
+                only_rerun=[f"^{Missed.__name__}:"],
+                condition=lambda error: isinstance(error, Missed),
+            )
+            item.add_marker(again)
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:

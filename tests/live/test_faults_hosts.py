@@ -107,9 +107,12 @@ def test_frozen(
             if whose == "clients":
                 # After minutes the app finds many initiations of ours, answers the oldest, which
                 # we have given up, and may not begin one itself for 5 s.
-                below(stock, 6.0)
+                below(stock, 6.0 if seconds >= 100 else AT_ONCE)
                 del begun[SERVER_ADDRESS, PORT]  # which has three peers
-                assert max(begun.values(), default=0) <= 1 + (stock > 4), "a storm of initiations"
+                # Of the three only the app may have begun two, five seconds apart.
+                most = sorted(begun.values(), reverse=True)
+                assert most[:1] <= [1 + (stock > 4)], "a storm of initiations"
+                assert most[1:2] <= [1], "a storm of initiations"
             else:
                 below(stock, AT_ONCE)
                 assert begun.total() <= 3

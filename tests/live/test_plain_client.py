@@ -74,6 +74,24 @@ def test_our_client_is_refused(office: Lab, original_server: Path) -> None:
     assert "Traceback" not in client.log.read_text()
 
 
+def test_the_network_changes(office: Lab, original_server: Path) -> None:
+    """A server that knows no heartbeats is not asked for one, and not left for its silence."""
+    client = plain_client(office)
+    client.says("routes into the tunnel")
+    beside = "192.168.50.77"
+    office.run("laptop", ["ip", "address", "add", f"{beside}/24", "dev", "eth0"])
+    route = ["ip", "route", "replace", "192.0.2.0/24", "via", "192.168.50.1", "src"]
+    try:
+        office.run("laptop", [*route, beside])  # where the client looks for its way out
+        time.sleep(4.5)
+        assert "next try" not in client.log.read_text()
+        assert pings(office, "laptop", OFFICE_ADDRESS)
+    finally:
+        office.run("laptop", ["ip", "route", "del", "192.0.2.0/24"], check=False)
+        office.run("laptop", ["ip", "address", "del", f"{beside}/24", "dev", "eth0"], check=False)
+    assert stop(client.process) == 0
+
+
 def test_our_client_comes_back(office: Lab, original_server: Path) -> None:
     """Cut off by the network, our client registers again by itself."""
     client = plain_client(office)

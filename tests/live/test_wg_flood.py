@@ -140,7 +140,7 @@ def test_initiations(office: Office, lab: Lab, crowds_host: str, another_laptop:
         assert counted["cookie-demanded"] > figures["sent"] / 4
         assert 0 < figures["received"] <= figures["sent"]
         assert figures["largest"] == 64
-        below(figures["received_bytes"], 0.63 * figures["sent_bytes"])
+        assert figures["received_bytes"] < 0.63 * figures["sent_bytes"]
         grown = memory(office) - memory_before
         tell(f"  memory: {grown:+.1f} MiB")
         if SOAKING:

@@ -239,6 +239,11 @@ class OutTests(UdpCase):
         self.assertEqual({"udp-source-lost": 2}, self.dropped())
 
 
+def mine(number: int, size: int = 96) -> bytes:
+    """A data message for one keypair, that differs from those of other numbers."""
+    return bytes([4, 0, 0, 0, 9, 9, 9, 9]) + number.to_bytes(8, "little") + bytes(size - 16)
+
+
 class InTests(UdpCase):
     """Runs on their way in, as the stand-in gives them."""
 
@@ -305,8 +310,7 @@ class InTests(UdpCase):
         self.protocol.runs_received = runs_received  # type: ignore[method-assign]
         read_all(self.reactor)
 
-        # That of 2 is alone, and shorter: it goes with those before it.
-        self.assertEqual([(False, 1, 0), (True, 20, 0), (True, 21, 1), (False, 2, 1)], told)
+        self.assertEqual([(False, 1, 0), (True, 20, 0), (True, 20, 1), (False, 3, 1)], told)
         paths = {path for _, path, _ in self.protocol.runs}
         expected = self.outside.path()._replace(local=packed(LOOPBACK[4]), interface=1)
         self.assertEqual({expected}, paths)
@@ -325,26 +329,45 @@ class InTests(UdpCase):
 
     def test_goes_on(self) -> None:
         """What goes on like the batch before it is one with it; behind a shorter one nothing."""
-        twenty = [data(n, 1452) for n in range(20)]
+        twenty = [mine(n, 1452) for n in range(20)]
 
         self.assertEqual([60], self.sizes(twenty, twenty, twenty))
-        self.assertEqual([41, 20], self.sizes(twenty, [*twenty, data(20, 1451)], twenty))
-        self.assertEqual([20, 20], self.sizes(twenty, [data(n, 1451) for n in range(20)]))
-        self.assertEqual([20, 20], self.sizes(twenty, [data(n, 1453) for n in range(20)]))
-        self.assertEqual([22, 20], self.sizes(twenty, [data(20, 1452)], [data(21, 99)], twenty))
+        self.assertEqual([41, 20], self.sizes(twenty, [*twenty, mine(20, 1451)], twenty))
+        self.assertEqual([20, 20], self.sizes(twenty, [mine(n, 1451) for n in range(20)]))
+        self.assertEqual([20, 20], self.sizes(twenty, [mine(n, 1453) for n in range(20)]))
+        self.assertEqual([22, 20], self.sizes(twenty, [mine(20, 1452)], [mine(21, 99)], twenty))
         # What is few by itself is the end of a super-packet, and more of the next is behind it.
         self.assertEqual([22], self.sizes(twenty[:2], twenty))
-        self.assertEqual([2, 20], self.sizes(twenty[:2], [data(n, 1400) for n in range(20)]))
+        self.assertEqual([2, 20], self.sizes(twenty[:2], [mine(n, 1400) for n in range(20)]))
+
+    def test_another_kind(self) -> None:
+        """What is for another keypair, or of another type, would spoil it for all."""
+        twenty = [mine(n, 1452) for n in range(20)]
+        for at, byte in (0, 5), (4, 8), (7, 8):
+            for size, count in (1452, 20), (100, 1):
+                other = bytearray(mine(20, size))
+                other[at] = byte
+                self.assertEqual([20, count], self.sizes(twenty, [bytes(other)] * count))
+
+    def test_closed_before_it(self) -> None:
+        """Who closes the port because of what came before a batch does not get the batch."""
+        self.outside.put(mine(0), self.port)
+        self.put([mine(n, 1452) for n in range(20)], tos=1)
+        self.protocol.receive = self.udp.close
+
+        read_all(self.reactor)
+
+        self.assertEqual([mine(0)], self.protocol.take())
 
     def test_as_many_as_there_is_room_for(self) -> None:
         """Nor does it for ever."""
-        most = [data(n, 1452) for n in range(45)]  # 64 KiB
+        most = [mine(n, 1452) for n in range(45)]  # 64 KiB
 
         self.assertEqual([135], self.sizes(most, most, most, most))
         read_all(self.reactor)
-        large = [data(n, 8150) for n in range(8)]
+        large = [mine(n, 8150) for n in range(8)]
         self.assertEqual([24, 8], self.sizes(large, large, large, large))
-        many = [data(n, 130) for n in range(100)]
+        many = [mine(n, 130) for n in range(100)]
         self.assertEqual([200], self.sizes(many, many, many))
 
     def test_nothing_at_all(self) -> None:
@@ -360,7 +383,7 @@ class InTests(UdpCase):
 
     def test_nobody_elses(self) -> None:
         """Nor where it comes from somebody else: each keeps their own."""
-        batches = [[data(n, 1452) for n in range(first, first + 20)] for first in (0, 20)]
+        batches = [[mine(n, 1452) for n in range(first, first + 20)] for first in (0, 20)]
         for batch in batches:
             self.put(batch)
         waiting = self.data_socket().waiting

@@ -145,6 +145,18 @@ class LinkTests(SynchronousTestCase):
         lab.client.network_changed()
         self.assertLess(lab.until_heard(), 1.0)
 
+    def test_a6_again_and_again(self) -> None:
+        """But a network that changes every second leaves a slow line the time to connect."""
+        lab = Lab(1, transport=Transport.TCP)
+        lab.until_heard()
+        lab.both(0, delay=0.7)
+        lab.client.host.move(lab.new_address(4))
+        heard = []
+        for _ in range(12):
+            lab.client.network_changed()
+            heard.append(lab.until_heard(seconds=1.0))
+        self.assertLess(heard[-1], 3.0)
+
     def endpoint(self, lab: Lab) -> Path:
         session = lab.server.session("native0")
         assert session is not None

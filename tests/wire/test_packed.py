@@ -194,10 +194,24 @@ class PackedTests(SynchronousTestCase):
         ):
             if not len(packed):
                 packed.take(1320, 132)
+            self.assertFalse(any(packed.buffer))  # the same type and index
             before = packed.total
             self.assertEqual(expected, packed.add(total, size), total)
             self.assertEqual(before + total * expected, packed.total)
             self.assertEqual(count, len(packed))
+
+    def test_added_of_another_kind(self) -> None:
+        """What has another type or index behind it stays as it is, and can be opened at once."""
+        for at, added in (0, False), (7, False), (8, True):
+            packed = Packed()
+            packed.buffer[: 9 * 132] = b"".join(datagram(bytes(100), n) for n in range(9))
+            packed.take(9 * 132, 132)
+            behind = bytearray(datagram(bytes(100), 9))
+            behind[at] ^= 1
+            packed.buffer[9 * 132 : 10 * 132] = behind
+            self.assertEqual(added, packed.add(132, 132))
+            self.assertEqual(9 + added, len(packed))
+            self.assertEqual(struct.pack("<II", DATA, 7), packed.head())
 
     def test_room(self) -> None:
         """There is room while what the kernel hands out at a time has some."""

@@ -254,6 +254,9 @@ class _Approach:
     def worked(self) -> None:
         """It is the next one's turn only when one has failed."""
 
+    def again(self) -> None:
+        """So it is."""
+
     def connect(self, endpoint: Place | None, make_link: Callable[[], Link]) -> Deferred[Any]:
         if endpoint is None:
             raise PeerError("no network")
