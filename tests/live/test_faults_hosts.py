@@ -105,7 +105,7 @@ def test_frozen(
             tell(f"    initiations in 5 s, by who began them: {dict(begun)}")
             stock = took.pop("stock")
             if whose == "server" and seconds > 1000:
-                # Nobody tells who connects by TLS alone that a server is back: it asks each minute.
+                # Nobody tells who has TLS alone that a server is back: it asks each minute.
                 below(took.pop("tcp"), LONGEST_PAUSE + AT_ONCE)
             all_below(took, AT_ONCE)
             if whose == "clients":
