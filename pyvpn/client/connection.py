@@ -383,11 +383,17 @@ class Connection:
 
     async def _change(self, link: ControlLink, data: bytes) -> bytes:
         settings = Settings.from_bytes(data)
-        agreed = await self._pushed.apply(
-            settings,
-            lambda: self._interface.session.owns(link),
-            lambda: self._server_of(link),
-        )
+        try:
+            agreed = await self._pushed.apply(
+                settings,
+                lambda: self._interface.session.owns(link),
+                lambda: self._server_of(link),
+            )
+        except HostError as error:
+            # When we leave, the interface goes away under it.
+            if link is self.link:
+                self._course.failed(Setback(f"what the server offers now: {error}", serious=True))
+            raise CancelledError from error
         if self.alone is not None:
             self.alone.changed(settings)
         self.state = self._refusals.tell(agreed.accepted)

@@ -108,7 +108,8 @@ def set_routes(
         standing = _routes_of(ipr, index, table, proto)
         for network in standing:
             if network not in wanted:
-                _change_route(ipr, "del", index, network, table, proto)
+                with _already(errno.ESRCH):  # somebody else, or the device went down meanwhile
+                    _change_route(ipr, "del", index, network, table, proto)
         for network in wanted:
             if network not in standing:
                 try:

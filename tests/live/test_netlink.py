@@ -158,6 +158,20 @@ def test_route_in_the_way(place: Namespace, host: Host, device: Callable[[], Non
     assert host.routes_of(index) == {ip_network("10.1.0.0/16")}
 
 
+def test_a_route_that_went_by_itself(
+    place: Namespace, host: Host, device: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is to be deleted, and is gone before we come to it, is no error."""
+    index = host.link_up("pyvpnt0", 1420, ADDRESSES)
+    gone = {ip_network("10.1.0.0/16"), ip_network("fd01::/64")}
+    monkeypatch.setattr("pyvpn.net.netlink._routes_of", lambda *_: gone)
+
+    assert host.set_routes(index, [ip_network("10.2.0.0/16")]) == []
+
+    monkeypatch.undo()
+    assert host.routes_of(index) == {ip_network("10.2.0.0/16")}
+
+
 def test_routes_of_a_lost_device(place: Namespace, host: Host, device: Callable[[], None]) -> None:
     """Routes into a device that is gone are an error in words."""
     index = host.link_up("pyvpnt0", 1420, ADDRESSES)
