@@ -67,6 +67,7 @@ class PastTests(SynchronousTestCase):
 
     def setUp(self) -> None:
         self.addCleanup(gc.set_threshold, *gc.get_threshold())
+        self.addCleanup(gc.collect)  # here, and not in the first thread that comes along
         self.addCleanup(gc.unfreeze)
         gc.disable()
         self.addCleanup(gc.enable)

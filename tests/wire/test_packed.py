@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from pyvpn.wire.datagram import DATA, OFFLOAD
-from pyvpn.wire.ip import decapsulated
+from pyvpn.wire.ip import decapsulated, trimmed
 from pyvpn.wire.packed import LEAST, MOST_LAYOUTS, MOST_STRETCHES, PIECE, ROOM, Packed
 from pyvpn.wire.packed_join import joined
 from pyvpn.wire.rebuild import SuperPacket, rebuild, rebuild_packed
@@ -322,6 +322,8 @@ class JoinedTests(SynchronousTestCase):
             byte = packets[place][at] ^ 1 << data.draw(st.integers(0, 7))
             packets[place] = packets[place][:at] + bytes((byte,)) + packets[place][at + 1 :]
         found = joined(packed_of(packets), ecn)
+        # What says that it is shorter than what it came in was padded, as far as one can see.
+        packets = [trimmed(packet) or packet for packet in packets]
         if found is not None:
             self.assertEqual(
                 list(map(meant, self.one_by_one(packets, ecn))),
