@@ -22,8 +22,9 @@ def waited():
 def watch():
     while True:
         time.sleep({pause})
+        # Whoever imports it has an empty module there first: no reactor yet, and no "running".
         reactor = sys.modules.get("twisted.internet.reactor")
-        if reactor is None or not reactor.running:
+        if not getattr(reactor, "running", False):
             continue
         before, asked, heard = waited(), time.monotonic(), threading.Event()
         reactor.callFromThread(heard.set)
