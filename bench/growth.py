@@ -18,7 +18,7 @@ import random
 import struct
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from ipaddress import ip_network
 from pathlib import Path as FilePath
 
@@ -62,7 +62,7 @@ class Client:
         peer.endpoint = Path(b"\xc6\x33\x64\x01", 51820)
         self.peer = peer
 
-    def send_datagrams(self, datagrams: list[bytes], path: Path, tos: int) -> int:
+    def send_datagrams(self, datagrams: Sequence[bytes], path: Path, tos: int) -> int:
         self.out += map(bytes, datagrams)
         return len(datagrams)
 
@@ -116,7 +116,7 @@ class Server:
     def send_super_packets(self, packets: object) -> int:
         raise AssertionError("nobody has announced these")
 
-    def send_datagrams(self, datagrams: list[bytes], path: Path, tos: int) -> int:
+    def send_datagrams(self, datagrams: Sequence[bytes], path: Path, tos: int) -> int:
         """The UDP port."""
         if path in self.out:
             self.out[path] += map(bytes, datagrams)

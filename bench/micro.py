@@ -42,6 +42,7 @@ from pyvpn.wire.packed import Packed
 from pyvpn.wire.packed_join import joined
 from pyvpn.wire.rebuild import SuperPacket, rebuild_packed
 from pyvpn.wire.segments import PLAIN, cut, join, residue
+from pyvpn.wire.slab import Sealed, Slab
 
 BATCH = 45
 PAYLOAD = 1368
@@ -185,6 +186,24 @@ def test_seal_run(benchmark: BenchmarkFixture, suite: Suite) -> None:
     [run] = outgoing([super_packet()], 1420).items
     assert isinstance(run, Run)
     assert len(benchmark(ours.seal_run, run)) == BATCH
+
+
+@suites
+def test_seal_slab(benchmark: BenchmarkFixture, suite: Suite) -> None:
+    """The same where the TUN put it, from its headers on."""
+    ours, _ = keypairs(suite)
+    whole, slab = super_packet(), Slab()
+
+    def seal() -> Sealed | None:
+        slab.buffer[: len(whole)] = whole
+        slab.take(len(whole))
+        shape = slab.shape(1420)
+        assert shape is not None
+        return ours.seal_slab(slab, shape)
+
+    sealed = benchmark(seal)
+    assert sealed is not None
+    assert len(sealed) == BATCH
 
 
 @suites

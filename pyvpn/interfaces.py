@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from zope.interface import Attribute, Interface
 
 from pyvpn.wire.datagram import Path
@@ -41,7 +43,7 @@ class ICarrier(Interface):
 class IDatagramSink(Interface):
     """Takes WireGuard messages for the network: the UDP port."""
 
-    def send_datagrams(datagrams: list[bytes], path: Path, tos: int) -> int:
+    def send_datagrams(datagrams: Sequence[bytes], path: Path, tos: int) -> int:
         """Send *datagrams* along *path*, with *tos* (DSCP and ECN) in their IP headers.
 
         From the local address that *path* names, or one the kernel chooses.  Returns how many the

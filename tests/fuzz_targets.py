@@ -499,7 +499,9 @@ class Framed:
         other = self.frames[number % len(self.frames)]
         room = number & 0x3FF
         # The router hands on what has ends, and nothing else.
-        sent = framed([each for each in (data, other, data) if ends_of(each) is not None], room)
+        sent = framed(
+            [each for each in (data, other, data) if ends_of(each, len(each)) is not None], room
+        )
         found, taken = packets_in(sent.data, LIMIT)
         assert taken == len(sent.data), "no frames"
         first = 2 * len(data) + len(other)  # datagrams of one flow may be one

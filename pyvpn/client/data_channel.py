@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from base64 import b64decode
 from binascii import Error as NoBase64
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from ipaddress import ip_address
 from typing import Any
@@ -247,7 +247,7 @@ class DataChannel:
         if due != NEVER and self._port.port:
             self._alarm = self._reactor.callLater(max(0.0, due - self._now()), self._look)
 
-    def send_datagrams(self, datagrams: list[bytes], path: Path, tos: int) -> int:
+    def send_datagrams(self, datagrams: Sequence[bytes], path: Path, tos: int) -> int:
         return self._port.send_datagrams(datagrams, path, tos)
 
     def send_whole(self, datagram: bytes, path: Path) -> bool:

@@ -33,6 +33,7 @@ from pyvpn.tunnel.prefixes import Prefixes
 from pyvpn.tunnel.router import Router
 from pyvpn.tunnel.session import Session
 from pyvpn.wire.messages import RegisterAnswer, Settings
+from pyvpn.wire.slab import Slab
 
 _log = Logger()
 
@@ -119,6 +120,7 @@ class TunnelInterface:
             counters,
             system,
             frames=self._frames_from_tun,
+            slab=self._slab_from_tun,
         )
         # One session, the server's; its silence is the heartbeat's business, not the router's.
         self.router = Router(self.tun, counters, expiry_seconds=float("inf"))
@@ -131,6 +133,9 @@ class TunnelInterface:
     def _frames_from_tun(self, frames: list[bytes]) -> None:
         self.router.frames_from_tun(frames, boottime())
         self._packets_gone()
+
+    def _slab_from_tun(self, slab: Slab) -> None:
+        self.router.slab_from_tun(slab, boottime())
 
     def _packets_gone(self) -> None:
         self.sent()

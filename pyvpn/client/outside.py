@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path as File
 from typing import Any, Protocol
@@ -46,7 +46,7 @@ class Port(Protocol):
     def close(self) -> None:
         """Receive no more; repeatable."""
 
-    def send_datagrams(self, datagrams: list[bytes], path: Path, tos: int) -> int:
+    def send_datagrams(self, datagrams: Sequence[bytes], path: Path, tos: int) -> int:
         """Send *datagrams* along *path*; return how many were taken."""
 
     def send_whole(self, datagram: bytes, path: Path) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from pyvpn.wire.datagram import Path
@@ -103,7 +103,7 @@ def tos_ancillary(version: int, tos: int) -> Ancillary:
     return [(socket.IPPROTO_IPV6, socket.IPV6_TCLASS, _INT.pack(tos))]
 
 
-def runs_of_equals(datagrams: list[bytes]) -> Iterator[list[bytes]]:
+def runs_of_equals(datagrams: Sequence[bytes]) -> Iterator[Sequence[bytes]]:
     """Cut *datagrams* into runs that the kernel takes as one, in order.
 
     All of a run have one size, but for the last, which may be shorter.

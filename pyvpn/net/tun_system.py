@@ -52,6 +52,9 @@ class ITunSystem(Interface):
     def read(fd: int, size: int) -> bytes:
         """Read one packet; what is longer than *size* bytes is cut without a word."""
 
+    def readv(fd: int, buffers: Sequence[bytearray]) -> int:
+        """Read one packet into *buffers*; return its bytes."""
+
     def write(fd: int, packet: bytes) -> int:
         """Write one packet."""
 
@@ -67,6 +70,7 @@ class KernelTunSystem:
     """The real one."""
 
     read = staticmethod(os.read)
+    readv = staticmethod(os.readv)
     write = staticmethod(os.write)
     writev = staticmethod(os.writev)
     close = staticmethod(os.close)

@@ -9,12 +9,16 @@ neither our own address nor its ECN field, and raises most of what ``sendto`` ra
 that overridden nothing but the name would be left of it.  So the sockets are descriptors of our
 own, and what is Twisted's is the side that receives: a ``DatagramProtocol``
 (:class:`RunProtocol`), which works behind Twisted's own ports too.
+
+(A long file: what makes the sockets anew when one is lost, and what sends, receives and counts
+by them meanwhile, hold to the same few facts about them.)
 """
 
 from __future__ import annotations
 
 import errno
 import socket
+from collections.abc import Iterable, Sequence
 from enum import StrEnum
 from typing import Any
 
@@ -27,6 +31,8 @@ from pyvpn.errors import HostError, Misuse
 from pyvpn.interfaces import IDatagramSink
 from pyvpn.net import bpf
 from pyvpn.net.ancillary import (
+    MOST_AT_ONCE,
+    MOST_SEGMENTS,
     Ancillary,
     runs_of_equals,
     segment_ancillary,
@@ -45,6 +51,7 @@ from pyvpn.net.udp_sockets import (
 from pyvpn.net.ways import SOURCE_ERRORS, Way, Ways
 from pyvpn.tunnel.counters import Counters
 from pyvpn.wire.datagram import Path, Run
+from pyvpn.wire.slab import Sealed
 
 DATA_BATCH = 128
 HANDSHAKE_BATCH = 8
@@ -301,12 +308,14 @@ class UdpPort:
     def _unread(self) -> None:
         self._counters.drop(UdpDrop.UNREAD)
 
-    def send_datagrams(self, datagrams: list[bytes], path: Path, tos: int) -> int:
+    def send_datagrams(self, datagrams: Sequence[bytes], path: Path, tos: int) -> int:
         """Send each along *path*; those the kernel does not take are dropped and counted."""
         way = self._ways.find(path)
         if way is None:
             self._counters.drop(UdpDrop.NO_SOCKET, len(datagrams))
             return 0
+        if isinstance(datagrams, Sealed):
+            return self._send_sealed(datagrams, way, tos)
         if len(datagrams) == 1:
             return self._send_each(datagrams, way, tos)
         taken = 0
@@ -345,14 +354,28 @@ class UdpPort:
             except OSError as error:
                 self._refused(error)
 
-    def _send_as_one(self, datagrams: list[bytes], way: Way, tos: int) -> int:
+    def _send_sealed(self, datagrams: Sealed, way: Way, tos: int) -> int:
+        """Send what lies in a buffer, with as few system calls as it takes."""
+        taken = 0
+        for some in datagrams.pieces(MOST_AT_ONCE, MOST_SEGMENTS):
+            count = len(some)
+            if count == 1 or not way.as_one:
+                taken += self._send_each(some, way, tos)
+            else:
+                taken += self._send_as_one(some, way, tos)
+        return taken
+
+    def _send_as_one(self, datagrams: Sequence[bytes], way: Way, tos: int) -> int:
         """Send what :func:`runs_of_equals` gave, with one system call."""
         pinned = bool(way.source)
         ancillary = way.source + tos_ancillary(way.version, tos)
+        data: Sequence[bytes | memoryview] = datagrams
+        if isinstance(datagrams, Sealed):
+            size, data = datagrams.size, [datagrams.data]
+        else:
+            size = len(datagrams[0])
         try:
-            way.sock.sendmsg(
-                datagrams, ancillary + segment_ancillary(len(datagrams[0])), 0, way.address
-            )
+            way.sock.sendmsg(data, ancillary + segment_ancillary(size), 0, way.address)
         except OSError as error:
             if error.errno not in _NOT_AS_ONE and not (pinned and error.errno in SOURCE_ERRORS):
                 self._refused(error, len(datagrams))
@@ -363,7 +386,7 @@ class UdpPort:
             return taken
         return len(datagrams)
 
-    def _send_each(self, datagrams: list[bytes], way: Way, tos: int) -> int:
+    def _send_each(self, datagrams: Iterable[bytes], way: Way, tos: int) -> int:
         send, address = way.sock.sendmsg, way.address
         ancillary = way.source + tos_ancillary(way.version, tos)
         taken = 0

@@ -16,6 +16,7 @@ from pyvpn.net.tun import Tun
 from pyvpn.net.upkeep import Upkeep
 from pyvpn.server.terms import own_interface, pools, tunnel_networks
 from pyvpn.tunnel.counters import Counters
+from pyvpn.wire.slab import Slab
 
 _log = Logger()
 
@@ -40,6 +41,7 @@ class ServerInterface:
         received: Callable[[list[bytes]], None],
         lost: Callable[[str], None],
         frames: Callable[[list[bytes]], None] | None = None,
+        slab: Callable[[Slab], None] | None = None,
     ) -> None:
         self.host = Host(str(config.state_dir), "server")
         self._upkeep = Upkeep(reactor, netlink, self._make_so, lost)
@@ -51,6 +53,7 @@ class ServerInterface:
             self._upkeep.deleted,
             counters,
             frames=frames,
+            slab=slab,
         )
         self._config = config
         self._firewall: Firewall | None = None

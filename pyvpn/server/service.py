@@ -42,6 +42,7 @@ from pyvpn.server.wireguard import WireGuardServer
 from pyvpn.store.sqlite import FILE_NAME, Store
 from pyvpn.tunnel.counters import Counters
 from pyvpn.wire.command import PLAIN_VERSION, VERSION
+from pyvpn.wire.slab import Slab
 
 _log = Logger()
 
@@ -134,6 +135,7 @@ class ServerService(Service):
             self.counters,
             received=self._packets_from_tun,
             frames=self._frames_from_tun,
+            slab=self._slab_from_tun,
             lost=lambda why: end_with_failure(self.reactor, why),
         )
         self.core = Core(
@@ -199,6 +201,9 @@ class ServerService(Service):
     def _frames_from_tun(self, frames: list[bytes]) -> None:
         self.core.router.frames_from_tun(frames, boottime())
         self._arm()
+
+    def _slab_from_tun(self, slab: Slab) -> None:
+        self.core.router.slab_from_tun(slab, boottime())
 
     def _arm(self) -> None:
         any_uncut = self.core.clients.any_uncut

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -90,7 +90,7 @@ class Ports:
         """The number of the first port; 0 when closed."""
         return self._ports[0].port if self._ports else 0
 
-    def send_datagrams(self, datagrams: list[bytes], path: Path, tos: int) -> int:
+    def send_datagrams(self, datagrams: Sequence[bytes], path: Path, tos: int) -> int:
         if len(self._ports) == 1:  # as a rule; the rest would cost as much as a cookie
             return self._ports[0].send_datagrams(datagrams, path, tos)
         port = self._heard_at.get(path.key)

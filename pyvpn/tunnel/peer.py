@@ -30,9 +30,11 @@ from pyvpn.crypto.suite import AES_GCM, CHACHA
 from pyvpn.tunnel.counters import Drop
 from pyvpn.tunnel.session import Sent
 from pyvpn.tunnel.surroundings import Surroundings
-from pyvpn.wire.datagram import Path
+from pyvpn.wire.datagram import CookieReply, Path
 from pyvpn.wire.ip import ecn_of
 from pyvpn.wire.offload import Run, outgoing
+from pyvpn.wire.segments import VNET_SIZE
+from pyvpn.wire.slab import Slab
 
 NEVER = float("inf")
 LONG_AGO = float("-inf")
@@ -54,6 +56,9 @@ end may have been restarted with another configuration, or on another machine.""
 MOST_STAGED = 128
 """Packets that wait for a key; the oldest make room."""
 MOST_RETRIES = int(REKEY_ATTEMPT_TIME / REKEY_TIMEOUT)
+ANEW_AFTER = 0.1
+"""Between an answer that comes too late and the handshake begun for it: more such may come, and
+for 20 ms after it has taken one, a stock peer refuses the next initiation."""
 ERASE_AFTER = 3 * REJECT_AFTER_TIME
 LAST_MINUTE = REJECT_AFTER_TIME - KEEPALIVE_TIMEOUT - REKEY_TIMEOUT
 """Age of a keypair at which its initiator renews it although it only receives."""
@@ -69,11 +74,13 @@ class Peer:
 
     __slots__ = (
         "_aes_tries",
+        "_anew",
         "_attempts",
         "_crossed",
         "_deadline",
         "_doubt_at",
         "_erase_at",
+        "_given_up",
         "_initiation",
         "_keepalive_at",
         "_last_minute_done",
@@ -82,6 +89,7 @@ class Peer:
         "_persistent_at",
         "_retransmit_at",
         "_sent_handshake",
+        "_spends_cookie",
         "_staged",
         "_world",
         "aes",
@@ -146,6 +154,11 @@ class Peer:
         self.current: Keypair | None = None
         self.next: Keypair | None = None
         self._initiation: tuple[int, InitiatorHandshake] | None = None
+        # The first ones since a handshake was completed last: of what waits for a process that
+        # stands still, its socket keeps the oldest.
+        self._given_up: tuple[int, ...] = ()
+        self._anew = LONG_AGO  # when a handshake was, or will be, begun for a late answer
+        self._spends_cookie = False  # ... and at once for a cookie that comes instead of the next
         self._crossed = False
         self._staged: deque[bytes] = deque()
         self._sent_handshake = LONG_AGO
@@ -235,9 +248,25 @@ class Peer:
             self._send_runs(datagrams, path, tos, now)
         return Sent(count, size)
 
+    def send_slab(self, slab: Slab, now: float) -> Sent | None:
+        """Do :meth:`send_frames` with the super-packet in *slab*; None: it takes that to do it."""
+        keypair, path = self.current, self.endpoint
+        assert keypair is not None
+        assert path is not None
+        shape = slab.shape(self.mtu)
+        if shape is None:
+            return None
+        sealed = keypair.seal_slab(slab, shape)
+        if sealed is None:
+            return None
+        self._world.outside.send_datagrams(sealed, path, ecn_of(slab.start[VNET_SIZE:]))
+        self._transmitted(len(sealed.data), True, True, now)
+        count = shape.packets(len(slab))
+        return Sent(count, len(slab) - VNET_SIZE + (count - 1) * shape.after)
+
     def _send_runs(self, datagrams: list[bytes], path: Path, tos: int, now: float) -> None:
         self._world.outside.send_datagrams(datagrams, path, tos)
-        self._transmitted(datagrams, True, True, now)
+        self._transmitted(sum(map(len, datagrams)), True, True, now)
 
     def set_keepalive(self, seconds: int, now: float) -> None:
         """Keep the path open with a packet after so many *seconds* of silence; 0: do not."""
@@ -285,15 +314,14 @@ class Peer:
 
         As far as Python can: the objects are let go, their memory is not overwritten.
         """
-        for keypair in (self.previous, self.current, self.next):
-            self._retire(keypair)
-        self.previous = self.current = self.next = None
-        self._drop_initiation()
+        self._erase()
+        self._forget_given_up()
 
     def renew_identity(self, shared: bytes | None) -> None:
         """Our own key was replaced: what was agreed with the old one is only good to receive."""
         self.shared = shared
         self._drop_initiation()
+        self._forget_given_up()
         self._retire(self.next)
         self.next = None
         if self.current is not None:
@@ -430,6 +458,42 @@ class Peer:
         """The handshake that we have begun and that is not answered yet."""
         return None if self._initiation is None else self._initiation[1]
 
+    def has_given_up(self, index: int) -> bool:
+        """Whether that is the index of an initiation of ours for which we wait no more."""
+        return index in self._given_up
+
+    def hear_answer(self, index: int, now: float) -> bool:
+        """Note that our initiation of that *index* is answered; False: that is of no use.
+
+        If that one was given up, the other end is there again, it seems: a process that stood
+        still answers the oldest that waited for it, and for 5 s begins none itself.  That is not
+        proved, so it gains one more try of ours, and each index one at most.
+        """
+        if self._initiation is not None and self._initiation[0] == index:
+            return True
+        if index in self._given_up:
+            self._given_up = tuple(each for each in self._given_up if each != index)
+            del self._world.indices[index]
+            if not self._anew <= now < self._anew + REKEY_TIMEOUT:
+                self._anew = now + ANEW_AFTER
+                self._spends_cookie = True
+                self._sent_handshake = self._anew - REKEY_TIMEOUT
+                self._attempts = min(self._attempts, MOST_RETRIES)
+                self._retransmit_at = self._anew
+                self._schedule()
+        return False
+
+    def take_cookie(self, reply: CookieReply, now: float) -> bool:
+        """Bring the cookie in *reply* along with the next initiation; False: it is none for us."""
+        if not self.cookies.consume(reply, now):
+            return False
+        # Whoever has just gone on is under load from what had waited.
+        if self._spends_cookie and self._initiation is not None and now >= self._anew:
+            self._spends_cookie = False
+            self._sent_handshake = LONG_AGO
+            self.initiate(now, again=True)
+        return True
+
     # -- receiving
 
     def authenticated(self, size: int, now: float) -> None:
@@ -496,8 +560,12 @@ class Peer:
         self._deadline = NEVER
         if self._erase_at <= now:  # first, or it would take what the others begin
             self._erase_at = NEVER
-            self.forget_keys()
+            self._erase()
         if self._retransmit_at <= now:
+            if self._retransmit_at == self._anew:
+                # Also if we have answered it meanwhile: a stock one that has begun a handshake,
+                # and then answers one of ours, takes no answer any more.
+                self._sent_handshake = LONG_AGO
             self._retransmit_at = NEVER
             self._try_again(now)
         if self._keepalive_at <= now:
@@ -556,14 +624,14 @@ class Peer:
                 first = after
         some = self._new_handshake_at == NEVER and any(packets)
         doubtful = self.is_native and self._doubt_at == NEVER and any(map(_is_packet, packets))
-        self._transmitted(datagrams, some, doubtful, now)
+        self._transmitted(sum(map(len, datagrams)), some, doubtful, now)
         return len(datagrams)
 
-    def _transmitted(self, datagrams: list[bytes], some: bool, packet: bool, now: float) -> None:
-        """Note what was sent: *some* of it no keepalive, one of it a *packet*."""
+    def _transmitted(self, size: int, some: bool, packet: bool, now: float) -> None:
+        """Note that *size* bytes were sent: *some* of it no keepalive, one of it a *packet*."""
         keypair = self.current
         assert keypair is not None
-        self.tx_bytes += sum(map(len, datagrams))
+        self.tx_bytes += size
         self._sent(now)
         if some and self._new_handshake_at == NEVER:
             self._new_handshake_at = now + KEEPALIVE_TIMEOUT + REKEY_TIMEOUT + self._world.jitter()
@@ -604,6 +672,8 @@ class Peer:
     def _completed(self) -> None:
         self._retransmit_at = NEVER
         self._attempts = self._aes_tries = 0
+        self._spends_cookie = False
+        self._forget_given_up()
         self._last_minute_done = False
         self.last_handshake = self._world.unix()
         self._world.changed.add(self)
@@ -626,10 +696,26 @@ class Peer:
         if keypair is not None:
             self._world.indices.pop(keypair.local_index, None)
 
+    def _erase(self) -> None:
+        for keypair in (self.previous, self.current, self.next):
+            self._retire(keypair)
+        self.previous = self.current = self.next = None
+        self._drop_initiation()
+
     def _drop_initiation(self) -> None:
+        """Let go what it takes to complete it; of the first ones, keep the index."""
         if self._initiation is not None:
-            self._world.indices.pop(self._initiation[0], None)
+            index, _ = self._initiation
             self._initiation = None
+            if len(self._given_up) < MOST_RETRIES:
+                self._given_up += (index,)
+            else:
+                del self._world.indices[index]
+
+    def _forget_given_up(self) -> None:
+        for index in self._given_up:
+            del self._world.indices[index]
+        self._given_up = ()
 
     def _schedule(self) -> None:
         """Be woken for the earliest timer; to be called when one was set."""

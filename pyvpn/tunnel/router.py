@@ -28,6 +28,7 @@ from pyvpn.wire.narrow import LEAST_MTU6, fitted
 from pyvpn.wire.offload import ends_of
 from pyvpn.wire.rebuild import SuperPacket
 from pyvpn.wire.segments import cut
+from pyvpn.wire.slab import Slab
 
 ERRORS = 100.0
 """ICMP errors a second that we send at most."""
@@ -182,7 +183,7 @@ class Router:
         before: bytes | None = None
         into: list[bytes] | None = None
         for frame in frames:
-            ends = ends_of(frame)
+            ends = ends_of(frame, len(frame))
             destination = None if ends is None else ends[1]
             if destination is None or destination != before:
                 before, into = destination, None
@@ -206,6 +207,15 @@ class Router:
                 self._refuse(session, Drop.MALFORMED, sent.unknown)
         if packets:
             self.packets_from_tun(packets, now)
+
+    def slab_from_tun(self, slab: Slab, now: float) -> None:
+        """Do :meth:`frames_from_tun` with one super-packet, where it lies if that can be."""
+        ends = slab.ends
+        if ends is not None and (self._one_link or not _stays_on_link(ends[1])):
+            session = self.sessions.lookup(ends[1])
+            if session is not None and session.send_slab(slab, now):
+                return
+        self.frames_from_tun([slab.frame()], now)
 
     def packets_from_session(self, session: Session, packets: list[bytes], now: float) -> None:
         """Pass on what a session may send, to the TUN or to another session.

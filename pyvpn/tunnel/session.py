@@ -8,6 +8,7 @@ from typing import NamedTuple, Protocol
 from pyvpn.tunnel.counters import Counters
 from pyvpn.tunnel.limit import Limit
 from pyvpn.wire.rebuild import SuperPacket
+from pyvpn.wire.slab import Slab
 
 
 class PacketSink(Protocol):
@@ -55,6 +56,9 @@ class FrameCarrier(Carrier, Protocol):
 
 class TunnelPeer(FrameCarrier, Protocol):
     """What a session needs of its WireGuard peer."""
+
+    def send_slab(self, slab: Slab, now: float) -> Sent | None:
+        """Do the same with a super-packet where it lies; None: it has to be a frame for that."""
 
     heard: float
     """When anything authenticated last came from it."""
@@ -314,6 +318,18 @@ class Session:
         self.packets_out += sent.packets
         self.bytes_out += sent.size
         return sent
+
+    def send_slab(self, slab: Slab, now: float) -> bool:
+        """Send the super-packet in *slab* where it lies; False: it has to be a frame for that."""
+        peer = self.peer
+        if peer is None or self.uncut is not peer or not peer.takes_frames(now):
+            return False
+        sent = peer.send_slab(slab, now)
+        if sent is None:
+            return False
+        self.packets_out += sent.packets
+        self.bytes_out += sent.size
+        return True
 
     def __repr__(self) -> str:
         """Name and device, and whether it is connected."""

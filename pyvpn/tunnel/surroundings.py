@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from pyvpn.crypto.suite import CHACHA, Suite
@@ -24,8 +24,11 @@ class DatagramSink(Protocol):
 
     def send_replies(self, replies: list[tuple[bytes, Path]]) -> None: ...
 
-    def send_datagrams(self, datagrams: list[bytes], path: Path, tos: int) -> int:
-        """Send *datagrams* along *path*; return how many were taken."""
+    def send_datagrams(self, datagrams: Sequence[bytes], path: Path, tos: int) -> int:
+        """Send *datagrams* along *path*; return how many were taken.
+
+        They may lie in a buffer (:class:`pyvpn.wire.slab.Sealed`) that is used again afterwards.
+        """
 
     def send_whole(self, datagram: bytes, path: Path) -> bool: ...
 
@@ -65,7 +68,8 @@ class Surroundings:
         self.changed: set[Peer] = set()
         """Peers whose endpoint or newest timestamp is another than when the owner last looked."""
         self.indices: dict[int, tuple[Peer, Keypair | None]] = {}
-        """Our index in a message to whom it concerns; no keypair: the peer's open initiation."""
+        """Our index in a message to whom it concerns; no keypair: an initiation of the peer, the
+        open one or one that it has given up."""
 
     def new_index(self, peer: Peer) -> int:
         """Reserve an index that nobody has: random, so that nobody can guess it."""

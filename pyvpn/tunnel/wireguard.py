@@ -474,7 +474,8 @@ class WireGuard:
         if checker is None or not checker.mac1_valid(message):
             self.counters.drop(Drop.NOT_OURS)
             return
-        if kind != INITIATION and not self._is_awaited(message):
+        # Those of what we gave up cost next to nothing, and are no reason to ask for a cookie.
+        if kind != INITIATION and self._hear_answer(_receiver(message), now) is None:
             self.counters.drop(Drop.UNKNOWN_INDEX)
             return
         waiting = len(self._waiting)
@@ -501,9 +502,12 @@ class WireGuard:
             self._answers.add(answered)
         self._waiting.append((message, path, now))
 
-    def _is_awaited(self, response: bytes) -> bool:
-        entry = self._world.indices.get(_receiver(response))
-        return entry is not None and entry[1] is None
+    def _hear_answer(self, index: int, now: float) -> Peer | None:
+        """Tell whose initiation has that *index* that it is answered; None: of no use."""
+        peer, keypair = self._world.indices.get(index, (None, None))
+        if peer is None or keypair is not None or not peer.hear_answer(index, now):
+            return None
+        return peer
 
     def _initiation(self, data: bytes, path: Path, now: float) -> None:
         static = self._world.static
@@ -544,9 +548,9 @@ class WireGuard:
 
     def _response(self, data: bytes, path: Path, now: float) -> None:
         message = Response.parse(data)
-        peer, keypair = self._world.indices.get(message.receiver, (None, None))
+        peer = self._hear_answer(message.receiver, now)
         static = self._world.static
-        if peer is None or keypair is not None or peer.initiation is None or static is None:
+        if peer is None or peer.initiation is None or static is None:
             self.counters.drop(Drop.UNKNOWN_INDEX)  # answered meanwhile, or begun anew
             return
         keys = peer.initiation.finish(message, static, peer.preshared_key)
@@ -564,9 +568,9 @@ class WireGuard:
 
     def _cookie(self, reply: CookieReply, now: float) -> None:
         peer, _ = self._world.indices.get(reply.receiver, (None, None))
-        if peer is None:
+        if peer is None or peer.has_given_up(reply.receiver):
             self.counters.drop(Drop.UNKNOWN_INDEX)
-        elif not peer.cookies.consume(reply, now):
+        elif not peer.take_cookie(reply, now):
             self.counters.drop(Drop.BAD_COOKIE)
 
 

@@ -9,7 +9,7 @@ The device is *up* while its interface is: it then has its sockets, and its peer
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from socket import if_nametoindex
 from typing import Protocol
 
@@ -57,7 +57,7 @@ class Outside(Protocol):
 
     def send_whole(self, datagram: bytes, path: Path) -> bool: ...
 
-    def send_datagrams(self, datagrams: list[bytes], path: Path, tos: int) -> int: ...
+    def send_datagrams(self, datagrams: Sequence[bytes], path: Path, tos: int) -> int: ...
 
 
 class Member:

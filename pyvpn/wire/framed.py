@@ -67,7 +67,7 @@ def framed(frames: list[bytes], room: int) -> Framed:
     for item in items:
         if isinstance(item, Whole):
             length = len(item.frame) - VNET_SIZE
-            if length <= LARGEST and item.segment >= LEAST_SEGMENT:
+            if length <= LARGEST and item.shape.segment >= LEAST_SEGMENT:
                 count = item.packets
                 is_full = is_full or (length > left and bool(pieces))
                 if is_full:
@@ -75,9 +75,9 @@ def framed(frames: list[bytes], room: int) -> Framed:
                     continue
                 left -= length
                 packets += count
-                size += length + (count - 1) * item.after
+                size += length + (count - 1) * item.shape.after
                 header = _FRAME_HEADER.pack(
-                    length + _BESIDE, command, NO_TRANSACTION, 0, item.segment
+                    length + _BESIDE, command, NO_TRANSACTION, 0, item.shape.segment
                 )
                 pieces += (header, memoryview(item.frame)[VNET_SIZE:])
                 continue

@@ -100,11 +100,9 @@ class Run(NamedTuple):
         return [head + payload for payload in self.payloads]
 
 
-class Whole(NamedTuple):
-    """A super-packet as it is; from :func:`wholes`."""
+class Shape(NamedTuple):
+    """What the headers of a super-packet say of it."""
 
-    frame: bytes
-    """Virtio header and packet."""
     protocol: int
     at: int
     """Where in the packet the header of TCP or UDP begins."""
@@ -113,26 +111,45 @@ class Whole(NamedTuple):
     segment: int
     """Bytes of payload in each packet but the last."""
 
+    def packets(self, size: int) -> int:
+        """How many packets it stands for, with *size* bytes of frame."""
+        return -((self.after + VNET_SIZE - size) // self.segment)
+
+    @property
+    def mark_at(self) -> int:
+        """Where in the headers the lower 16 bits of a run's first counter belong."""
+        return self.at + (18 if self.protocol == TCP else 4)
+
+    def head(self, frame: bytes) -> bytes:
+        """Return the headers of each datagram, but for what that counter decides."""
+        field = self.at + (16 if self.protocol == TCP else 6)
+        head = frame[VNET_SIZE : VNET_SIZE + self.after]
+        return head[:field] + self.segment.to_bytes(2, "big") + head[field + 2 :]
+
+
+class Whole(NamedTuple):
+    """A super-packet as it is; from :func:`wholes`."""
+
+    frame: bytes
+    """Virtio header and packet."""
+    shape: Shape
+
     @property
     def packets(self) -> int:
         """How many packets it stands for."""
-        return -((self.after + VNET_SIZE - len(self.frame)) // self.segment)
+        return self.shape.packets(len(self.frame))
 
     @property
     def size(self) -> int:
         """Their bytes."""
-        return len(self.frame) - VNET_SIZE + (self.packets - 1) * self.after
+        return len(self.frame) - VNET_SIZE + (self.packets - 1) * self.shape.after
 
     def run(self) -> Run:
         """Return it as a run."""
-        frame, size = self.frame, self.segment
-        field, mark_at = (16, 18) if self.protocol == TCP else (6, 4)
-        field += self.at
-        after = VNET_SIZE + self.after
-        head = frame[VNET_SIZE:after]
-        head = head[:field] + size.to_bytes(2, "big") + head[field + 2 :]
+        frame, size = self.frame, self.shape.segment
+        after = VNET_SIZE + self.shape.after
         payloads = [frame[begin : begin + size] for begin in range(after, len(frame), size)]
-        return _padded(head, self.at + mark_at, payloads, size)
+        return _padded(self.shape.head(frame), self.shape.mark_at, payloads, size)
 
 
 class Outgoing(NamedTuple):
@@ -190,10 +207,10 @@ def _sorted(frames: list[bytes], mtu: int) -> tuple[list[Whole | _Gathered | lis
                 gathered[flow] = begun
                 items.append(begun)
                 continue
-        item = None if frame.startswith(PLAIN) else _whole(frame, mtu)
-        if item is not None:
+        shape = None if frame.startswith(PLAIN) else shape_of(frame, len(frame), mtu)
+        if shape is not None:
             gathered.pop(flow, None)
-            items.append(item)
+            items.append(Whole(frame, shape))
             continue
         gathered.clear()  # whose it is we do not see, and it must not be overtaken
         packets = cut(frame)
@@ -204,9 +221,15 @@ def _sorted(frames: list[bytes], mtu: int) -> tuple[list[Whole | _Gathered | lis
     return items, unknown
 
 
-def _whole(frame: bytes, mtu: int) -> Whole | None:
-    """Understand the super-packet in *frame*; None: it has to be cut."""
-    if len(frame) < VNET_SIZE + 28:
+def shape_of(frame: bytes, length: int, mtu: int) -> Shape | None:
+    """Understand a super-packet in a frame; None: it has to be cut.
+
+    Args:
+        frame: its first 100 bytes, or more.
+        length: how many it has.
+        mtu: bytes of the largest packet that may be sent; 0: no limit.
+    """
+    if length < VNET_SIZE + 28:
         return None
     flags, kind, _, size, start, offset = _VNET.unpack_from(frame)
     kind &= ~GSO_ECN
@@ -218,7 +241,7 @@ def _whole(frame: bytes, mtu: int) -> Whole | None:
     protocol, at, payload, total = found
     if (
         start != at
-        or total != len(frame) - VNET_SIZE
+        or total != length - VNET_SIZE
         or (mtu and payload + size > mtu)
         or not is_run(protocol, size, total - payload)
     ):
@@ -230,12 +253,12 @@ def _whole(frame: bytes, mtu: int) -> Whole | None:
         if frame[urgent] or frame[urgent + 1]:
             return None  # would be lost
     else:
-        length = VNET_SIZE + at + 4
+        stated = VNET_SIZE + at + 4
         if kind != GSO_UDP or offset != 6:
             return None
-        if int.from_bytes(frame[length : length + 2], "big") != total - at:
+        if int.from_bytes(frame[stated : stated + 2], "big") != total - at:
             return None
-    return Whole(frame, protocol, at, payload, size)
+    return Shape(protocol, at, payload, size)
 
 
 def _padded(head: bytes, mark_at: int, payloads: list[bytes], size: int) -> Run:
@@ -307,7 +330,7 @@ class _Gathered:
         head = self._head(at + 8 + sum(map(len, frames)) - len(frames) * after)
         vnet = _VNET.pack(NEEDS_CHECKSUM, GSO_UDP, at + 8, each, at, 6)
         whole = b"".join((vnet, head, *[frame[after:] for frame in frames]))
-        return Whole(whole, UDP, at, at + 8, each)
+        return Whole(whole, Shape(UDP, at, at + 8, each))
 
     def run(self) -> Run | list[bytes]:
         """Return a run of several, a complete packet of one."""
@@ -352,13 +375,17 @@ def _begun(frame: bytes, at: int, mtu: int) -> _Gathered | None:
     return _Gathered(frame, at)
 
 
-def ends_of(frame: bytes) -> tuple[bytes, bytes] | None:
+def ends_of(frame: bytes, length: int) -> tuple[bytes, bytes] | None:
     """Return source and destination of what a TUN handed out, packed.
 
     None unless it is one packet with the length that its header states, as
     :func:`pyvpn.wire.ip.endpoints_of` judges it.
+
+    Args:
+        frame: its first 100 bytes, or more.
+        length: how many it has.
     """
-    size = len(frame) - VNET_SIZE
+    size = length - VNET_SIZE
     if size < 20:
         return None
     first = frame[VNET_SIZE]
@@ -370,9 +397,12 @@ def ends_of(frame: bytes) -> tuple[bytes, bytes] | None:
     return None
 
 
-def largest_of(frame: bytes) -> int:
-    """Return the bytes of the largest packet that *frame*, if it is sound, stands for."""
-    whole = len(frame) - VNET_SIZE
+def largest_of(frame: bytes, length: int) -> int:
+    """Return the bytes of the largest packet that a frame, if it is sound, stands for.
+
+    The arguments are those of :func:`ends_of`.
+    """
+    whole = length - VNET_SIZE
     if frame.startswith(PLAIN) or whole < 20:
         return whole
     _, kind, _, size, start, _ = _VNET.unpack_from(frame)

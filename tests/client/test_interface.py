@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from errno import EAGAIN
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 
@@ -22,6 +23,8 @@ from tests.configfile import PIN
 from tests.net.at_once import AtOnce
 from tests.net.tun_systems import FakeTunSystem
 from tests.tunnel.packets import KeepingSink, packed, packet
+from tests.tunnel.test_offload import TakesFrames, to
+from tests.wire.plain_segments import TCP, frame, ip4, tcp
 
 SERVER = ip_address("198.18.2.2")
 OFFICE_HOST = "192.168.77.20"
@@ -415,3 +418,32 @@ class DeviceTests(InterfaceCase):
         for nothing in (None, "", "vpn.example.org"):
             self.assertIsNone(outer_address(nothing))
         self.assertEqual(4, len(packed("198.18.2.2")))
+
+
+class UncutTests(InterfaceCase):
+    """Super-packets out of the kernel."""
+
+    def test_where_they_lie(self) -> None:
+        """A large one goes to the peer from where it was read, others as values."""
+        self.agree()
+        session, peer = self.interface.session, TakesFrames()
+        session.peer = session.carrier = peer
+        told: list[int] = []
+        self.interface.sent = lambda: told.append(len(peer.slabs))
+        tun = self.interface.tun
+        tun.hand_out_frames(True)
+        large, small = (
+            to(OFFICE_HOST, frame(ip4(TCP, tcp(bytes(size))), 1000)) for size in (40_000, 5000)
+        )
+        waiting = [small, large]
+
+        def read(_fd: int, _size: int) -> bytes:
+            if not waiting:
+                raise BlockingIOError(EAGAIN, "nothing")
+            return waiting.pop()
+
+        self.patch(self.system, "read", read)
+        tun.doRead()
+        # To show how bytes of that length differ would take minutes.
+        self.assertTrue(peer.slabs == [large] and peer.frames == [[small]])
+        self.assertEqual([1], told)

@@ -10,7 +10,7 @@ import os
 import select
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from ipaddress import ip_address
 
 from pyvpn.crypto.tai64n import Stamps
@@ -80,7 +80,7 @@ class Core:
         for reply, path in replies:
             self.send_datagrams([reply], path, 0)
 
-    def send_datagrams(self, datagrams: list[bytes], path: Path, tos: int) -> int:
+    def send_datagrams(self, datagrams: Sequence[bytes], path: Path, tos: int) -> int:
         """Called by the core: along *path*, whatever the marks."""
         for datagram in datagrams:
             self.send_datagram(bytes(datagram), (str(ip_address(path.host)), path.port))

@@ -18,7 +18,7 @@ import struct
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
 import pytest
@@ -93,7 +93,7 @@ class Holding(Core):
         super().__init__(*args, **options)  # type: ignore[arg-type]  # passed on as they are
         self.held: list[bytes] = []
 
-    def send_datagrams(self, datagrams: list[bytes], path: Path, tos: int) -> int:
+    def send_datagrams(self, datagrams: Sequence[bytes], path: Path, tos: int) -> int:
         if not self.holding:
             return super().send_datagrams(datagrams, path, tos)
         self.held += map(bytes, datagrams)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Callable
 
 from twisted.internet.error import ConnectionDone
 from twisted.internet.interfaces import IReadDescriptor
@@ -20,6 +21,8 @@ from pyvpn.tunnel.counters import Counters, Drop
 from pyvpn.wire.offload import Run, outgoing
 from pyvpn.wire.rebuild import SuperPacket, rebuild
 from pyvpn.wire.segments import PLAIN, cut
+from pyvpn.wire.slab import LEAST as SLAB
+from pyvpn.wire.slab import Slab
 from tests.net.tun_systems import FakeTunSystem, KernelOutside, Outside, packet
 from tests.wire.plain_segments import (
     ACK,
@@ -61,7 +64,13 @@ class TunCase(SynchronousTestCase):
         self.losses: list[str] = []
         self.tun = self.make()
 
-    def make(self, mtu: int = 1420, segments: bool = False) -> Tun:
+    def make(
+        self,
+        mtu: int = 1420,
+        segments: bool = False,
+        frames: Callable[[list[bytes]], None] | None = None,
+        slab: Callable[[Slab], None] | None = None,
+    ) -> Tun:
         tun = Tun(
             self.reactor,
             NAME,
@@ -71,6 +80,8 @@ class TunCase(SynchronousTestCase):
             self.counters,
             self.outside.system,
             segments=segments,
+            frames=frames,
+            slab=slab,
         )
         self.addCleanup(tun.close)
         return tun
@@ -470,17 +481,7 @@ class TunTests(TunCase):
     def test_frames(self) -> None:
         """Frames are handed out as they are, by somebody's wish, until it is taken back."""
         frames: list[list[bytes]] = []
-        self.tun = Tun(
-            self.reactor,
-            NAME,
-            1420,
-            self.batches.append,
-            self.losses.append,
-            self.counters,
-            self.system,
-            frames=frames.append,
-        )
-        self.addCleanup(self.tun.close)
+        self.tun = self.make(frames=frames.append)
         tun = self.opened()
         whole = frame(ip4(TCP, tcp(bytes(40_000))), 1000)
         large = frame(ip6(UDP, udp(bytes(40_000))), 1400)
@@ -501,6 +502,33 @@ class TunTests(TunCase):
         tun.doRead()
         self.assertEqual([[packet(1)] * BATCH], self.batches)
         self.assertEqual(1, len(frames))
+
+    def test_slabs(self) -> None:
+        """A large super-packet is handed out where it lies, in its turn; frames end the batch."""
+        got: list[object] = []
+        self.tun = self.make(frames=got.append, slab=lambda slab: got.append(slab.frame()))
+        tun = self.opened()
+        tun.hand_out_frames(True)
+        one, other = (frame(ip4(TCP, tcp(bytes(size))), 1000) for size in (40_000, 20_000))
+        small = frame(ip4(TCP, tcp(bytes(SLAB - 100))), 1000)
+        large = frame(ip4(TCP, tcp(bytes(40_000))), 1400)
+        read = [PLAIN + packet(1), one, other, small, large, PLAIN + packet(2), one]
+        waiting = iter(read)
+
+        def read_next(_fd: int, _size: int) -> bytes:
+            try:
+                return next(waiting)
+            except StopIteration:
+                raise OSError(errno.EAGAIN, "nothing") from None
+
+        self.patch(self.system, "read", read_next)
+        tun.doRead()
+        self.assertEqual(
+            [[PLAIN + packet(1)], one, other, [small, PLAIN + packet(2)], one, []], got
+        )
+        self.assertEqual({"larger-than-mtu": 29}, self.dropped())
+        tun.doRead()
+        self.assertEqual(6, len(got))
 
     def test_frames_of_older_kernels(self) -> None:
         """Without virtio headers, and without somebody who takes them, there are packets."""

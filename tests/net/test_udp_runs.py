@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import socket
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from hypothesis import given
@@ -22,6 +22,7 @@ from pyvpn.net.ancillary import (
 from pyvpn.net.udp import DATA_BATCH
 from pyvpn.wire.datagram import Run
 from pyvpn.wire.packed import Packed
+from pyvpn.wire.slab import Sealed
 from tests.net.udp_case import INITIATION, UdpCase, data
 from tests.net.udp_systems import (
     LOOPBACK,
@@ -169,6 +170,8 @@ class KernelOutTests(OutBehaviour, UdpCase):
 class OutTests(UdpCase):
     """What depends on us alone."""
 
+    as_given: Callable[[list[bytes]], Sequence[bytes]] = staticmethod(list)
+
     def setUp(self) -> None:
         self.system = FakeUdpSystem()
         self.begin(self.system)
@@ -181,7 +184,8 @@ class OutTests(UdpCase):
     def send(self) -> int:
         """Send twenty; return with how many system calls that were taken."""
         self.system.calls = 0
-        self.assertEqual(20, self.udp.send_datagrams(self.many, self.outside.path(), 0))
+        given = self.as_given(self.many)
+        self.assertEqual(20, self.udp.send_datagrams(given, self.outside.path(), 0))
         self.assertEqual(self.many, [heard.datagram for heard in self.outside.get()])
         return self.system.calls
 
@@ -242,6 +246,40 @@ class OutTests(UdpCase):
 def mine(number: int, size: int = 96) -> bytes:
     """A data message for one keypair, that differs from those of other numbers."""
     return bytes([4, 0, 0, 0, 9, 9, 9, 9]) + number.to_bytes(8, "little") + bytes(size - 16)
+
+
+def lying(datagrams: list[bytes]) -> Sealed:
+    """Return them back to back."""
+    return Sealed(memoryview(b"".join(datagrams)), len(datagrams[0]))
+
+
+class LyingOutTests(OutTests):
+    """The same with datagrams that lie in a buffer."""
+
+    as_given = staticmethod(lying)
+
+    def test_pieces(self) -> None:
+        """More than the kernel takes as one leave in as few system calls as there can be."""
+        for sizes, calls in (
+            ([1452] * 48, 2),
+            ([1452] * 44 + [100], 1),
+            ([1452] * 45 + [100], 2),
+            ([96] * 130, 3),
+            ([1452], 1),
+            ([1452] * 90 + [96], 3),
+        ):
+            many = [data(number, size) for number, size in enumerate(sizes)]
+            self.system.calls = 0
+            taken = self.udp.send_datagrams(lying(many), self.outside.path(), 0)
+            heard = [heard.datagram for heard in self.outside.get()]
+            self.assertEqual((len(sizes), calls), (taken, self.system.calls))
+            self.assertEqual(many, heard)
+
+    def test_nowhere(self) -> None:
+        """What nobody can send is counted, each of them."""
+        self.udp.close()
+        self.assertEqual(0, self.udp.send_datagrams(lying(self.many), self.outside.path(), 0))
+        self.assertEqual({"udp-no-socket": 20}, self.dropped())
 
 
 class InTests(UdpCase):

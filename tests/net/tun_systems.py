@@ -118,6 +118,11 @@ class FakeTunSystem:
         device = self._device(fd)
         return (PLAIN if device.headers else b"") + os.read(fd, size)
 
+    def readv(self, fd: int, buffers: list[bytearray]) -> int:
+        frame = self.read(fd, sum(map(len, buffers)))
+        buffers[0][: len(frame)] = frame
+        return len(frame)
+
     def write(self, fd: int, packet: bytes) -> int:
         device = self._device(fd)
         if not device.up:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from twisted.internet.task import Clock
@@ -51,7 +52,7 @@ class FakePort:
         for reply, path in replies:
             self.send_datagrams([reply], path, 0)
 
-    def send_datagrams(self, datagrams: list[bytes], path: Path, tos: int) -> int:
+    def send_datagrams(self, datagrams: Sequence[bytes], path: Path, tos: int) -> int:
         self.sent.append((datagrams, path))
         return len(datagrams)
 

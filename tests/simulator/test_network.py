@@ -13,6 +13,7 @@ from pyvpn.errors import Misuse
 from pyvpn.interfaces import IDatagramSink
 from pyvpn.testing.simulator.link import Conditions
 from pyvpn.testing.simulator.trace import Event
+from pyvpn.testing.simulator.udp import MOST_WAITING
 from pyvpn.wire.datagram import Path
 from tests.simulator.lab import Two, packed
 
@@ -32,6 +33,22 @@ class DatagramTests(SynchronousTestCase):
             {0.02}, {round(at - n / 1000, 6) for n, (at, _) in enumerate(two.arrived)}
         )
         self.assertEqual({Event.SENT: MANY, Event.DELIVERED: MANY}, two.network.trace.counts)
+
+    def test_stopped(self) -> None:
+        """For a process that stands still the first datagrams wait, and its timers are late."""
+        two = Two()
+        ticks: list[float] = []
+        two.right.process = ticks
+        two.clock.callLater(5.0, ticks.append, 5.0)
+        two.right.stop_process()
+        two.numbered(MOST_WAITING + 1, 0.001)
+        self.assertEqual(([], []), (two.arrived, ticks))
+        two.right.continue_process()
+        two.clock.advance(0)
+        self.assertEqual(([*range(MOST_WAITING)], [5.0]), (two.numbers, ticks))
+        two.send(bytes((1, 0)))
+        two.clock.advance(1)
+        self.assertEqual(256, two.numbers[-1])
 
     def test_runs(self) -> None:
         """What arrives at once comes as runs of one path and ECN field, and can be answered."""

@@ -359,6 +359,28 @@ class TimeTests(SynchronousTestCase):
             self.assertLessEqual(self.begun, 1)
             self.assertEqual(address, lab.client.address)
 
+    def test_a24_stopped(self) -> None:
+        """A24: a stock app that stood still, while there was always something for it: 1 s.
+
+        It has nothing to send itself, and answers what we have given up long ago.
+        """
+        for seconds in 10.0, 200.0, 3600.0:
+            lab = met(1, 1)
+            stock = lab.stocks[0]
+            stock.peer(lab.server.static.public).set_keepalive(0, lab.clock.seconds())
+            lab.clock.advance(20)
+            stock.host.stop_process()
+            lab.talk(seconds - 2.0, among=[STOCK])  # and waits for 2 s
+            lab.clock.advance(2.5)  # so the next try is not due
+            self.patch(Link, "carry", _counting_initiations(self, lab))
+            self.begun = 0
+            stock.host.continue_process()
+            lab.clock.advance(0.05)  # first it looks at what has waited
+            self.assertLess(lab.until_heard(STOCK, 30.0), 1.0, seconds)
+            lab.clock.advance(3)
+            self.assertLessEqual(self.begun, 1)
+            self.patch(Link, "carry", _CARRY)
+
     begun = 0
 
 

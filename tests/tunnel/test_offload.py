@@ -14,9 +14,11 @@ from pyvpn.wire.ip import endpoints_of
 from pyvpn.wire.offload import Run, ends_of, outgoing
 from pyvpn.wire.rebuild import SuperPacket, rebuild
 from pyvpn.wire.segments import PLAIN, cut
+from pyvpn.wire.slab import Slab
 from tests.tunnel.packets import KeepingSink, packed
 from tests.tunnel.wires import Pair, hello
 from tests.wire.plain_segments import TCP, UDP, frame, ip4, ip6, tcp, udp
+from tests.wire.test_slab import held
 
 WHOLE = frame(ip4(TCP, tcp(bytes(9500)), tos=2), 1000)
 
@@ -223,6 +225,34 @@ class SendTests(SynchronousTestCase):
         packets = [packet for each in frames for packet in cut(each)]
         self.assertEqual((len(packets), packets), (taken.packets, self.got))
 
+    def test_slabs(self) -> None:
+        """A super-packet that is sealed where it lies arrives, and is counted, like others."""
+        slab = held(WHOLE)
+        before = self.peer.tx_bytes
+        packets = cut(WHOLE)
+        taken = self.peer.send_slab(slab, self.pair.net.now)
+        self.pair.net.settle()
+
+        self.assertEqual(Sent(10, sum(map(len, packets))), taken)
+        self.assertEqual(packets, self.got)
+        sent = self.pair.left.sent[-10:]
+        self.assertEqual(sum(len(each.datagram) for each in sent), self.peer.tx_bytes - before)
+        self.assertEqual([(2, 5)] * 10, [(each.tos, each.kind) for each in sent])
+
+    def test_slabs_not_so(self) -> None:
+        """With a budget too small for it, or a keypair used up, nothing is done with it."""
+        now = self.pair.net.now
+        sent = len(self.pair.left.sent)
+        self.peer.mtu = 1000
+        self.assertIsNone(self.peer.send_slab(held(WHOLE), now))
+        self.peer.mtu = 0
+        assert self.peer.current is not None
+        self.peer.current.counter = REJECT_AFTER_MESSAGES - 5
+        slab = held(WHOLE)
+        self.assertIsNone(self.peer.send_slab(slab, now))
+        self.assertEqual(WHOLE, slab.frame())
+        self.assertEqual(sent, len(self.pair.left.sent))
+
     def test_too_large_to_cross_uncut(self) -> None:
         """A packet beyond the budget goes complete, for whoever is to judge it."""
         self.peer.mtu = 1000
@@ -367,6 +397,36 @@ class JudgeTests(SynchronousTestCase):
         self.assertEqual(cut(to_one), one.carrier.packets)
         self.assertEqual(1, len(peer.frames))
 
+    def test_slabs_from_the_tun(self) -> None:
+        """One that lies is judged like a frame, and made into one where it cannot go as it is."""
+        one, other = self.sessions
+        peer = TakesFrames()
+        one.peer = one.carrier = peer
+        whole = frame(ip4(TCP, tcp(bytes(9500))), 1000)
+        to_one, to_other = to("10.0.0.1", whole), to("10.0.0.2", whole)
+        for each in to_one, to_other, to("10.0.0.9", whole), to("224.0.0.1", whole), b"junk":
+            self.router.slab_from_tun(held(each), 5.0)
+        sink = other.carrier
+        assert isinstance(sink, KeepingSink)
+
+        self.assertEqual(([to_one], []), (peer.slabs, peer.frames))
+        self.assertEqual(cut(to_other), sink.packets)
+        self.assertEqual((7, 700), (one.packets_out, one.bytes_out))
+        expected = {Drop.MALFORMED: 1, Drop.NO_ROUTE: 10, Drop.MULTICAST: 10}
+        dropped = self.router.counters.dropped
+        self.assertEqual(expected, {each: dropped[each] for each in expected})
+        peer.takes_slabs = False
+        self.router.slab_from_tun(held(to_one), 5.0)
+        self.assertEqual([[to_one]], peer.frames)
+        self.assertEqual((14, 1400), (one.packets_out, one.bytes_out))
+        peer.takes_slabs, one.path_mtu = True, 1216
+        self.router.slab_from_tun(held(to_one), 5.0)
+        self.assertEqual(cut(to_one), peer.packets)
+        one.path_mtu = 0
+        self.router.limits.set(one, 1_000_000, 1_000_000, 5.0)
+        self.router.slab_from_tun(held(to_one), 5.0)
+        self.assertEqual(1, len(peer.slabs))
+
     def test_limited(self) -> None:
         """A limit counts them as the packets that they are, either way, and they leave as such."""
         one = self.sessions[0]
@@ -418,7 +478,9 @@ class JudgeTests(SynchronousTestCase):
         """They are those that the packet itself has, if it is one."""
         for packet in (hello(), ip4(TCP, tcp(b"x")), ip6(UDP, udp(b"y")), b"", b"\x45" * 19):
             for whole in packet, packet[:-1], packet + b"\0":
-                self.assertEqual(endpoints_of(whole), ends_of(PLAIN + whole))
+                self.assertEqual(
+                    endpoints_of(whole), ends_of(PLAIN + whole, len(PLAIN) + len(whole))
+                )
 
 
 class TakesFrames(KeepingSink):
@@ -430,6 +492,14 @@ class TakesFrames(KeepingSink):
     def __init__(self) -> None:
         super().__init__()
         self.frames: list[list[bytes]] = []
+        self.slabs: list[bytes] = []
+        self.takes_slabs = True
+
+    def send_slab(self, slab: Slab, now: float) -> Sent | None:
+        if not self.takes_slabs:
+            return None
+        self.slabs.append(slab.frame())
+        return Sent(7, 700)
 
     def takes_frames(self, now: float) -> bool:
         return True

@@ -7,7 +7,7 @@ a filter of the test eats it.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from pyvpn.crypto.cookie import CookieJar
@@ -84,7 +84,7 @@ class End:
         for reply, path in replies:
             self.send_datagrams([reply], path, 0)
 
-    def send_datagrams(self, datagrams: list[bytes], path: Path, tos: int) -> int:
+    def send_datagrams(self, datagrams: Sequence[bytes], path: Path, tos: int) -> int:
         assert datagrams, "nothing to send"
         for datagram in datagrams:
             sent = Sent(self.net.now, bytes(datagram), path, tos)
@@ -229,6 +229,7 @@ def in_use(end: End) -> set[int]:
         held += [keypair.local_index for keypair in keypairs if keypair is not None]
         if peer.initiation is not None:
             held.append(peer.initiation.sender)
+        held += peer._given_up
     assert len(held) == len(set(held))
     return set(held)
 

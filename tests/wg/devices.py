@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 
 from twisted.internet.task import Clock
 
@@ -96,7 +97,7 @@ class MemoryPort:
         for reply, path in replies:
             self.send_datagrams([reply], path, 0)
 
-    def send_datagrams(self, datagrams: list[bytes], path: Path, tos: int) -> int:
+    def send_datagrams(self, datagrams: Sequence[bytes], path: Path, tos: int) -> int:
         assert self.port, "sent while closed"
         for datagram in datagrams:
             self.sent.append((bytes(datagram), path, tos))

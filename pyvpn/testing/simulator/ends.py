@@ -180,8 +180,11 @@ class WireGuardEnd:
         return self.wireguard.peers[public]
 
     def send(self, *packets: bytes) -> None:
-        """Have programs of the host send *packets* into the tunnel; without process, nowhere."""
-        if self.is_running:
+        """Have programs of the host send *packets* into the tunnel; without process, nowhere.
+
+        Nor while that stands still: what then waits in the TUN is not told of here.
+        """
+        if self.is_running and not self.host.is_stopped:
             self.router.packets_from_tun(list(packets), self.clock.seconds())
             self.clockwork.arm()
 

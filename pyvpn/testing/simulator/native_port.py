@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from pyvpn.net.clockwork import Clockwork
 from pyvpn.testing.simulator.network import Host
 from pyvpn.testing.simulator.udp import UdpPort
@@ -29,7 +31,7 @@ class SimPort:
             self._opened.close()
             self._opened = None
 
-    def send_datagrams(self, datagrams: list[bytes], path: Path, tos: int) -> int:
+    def send_datagrams(self, datagrams: Sequence[bytes], path: Path, tos: int) -> int:
         return 0 if self._opened is None else self._opened.send_datagrams(datagrams, path, tos)
 
     def send_whole(self, datagram: bytes, path: Path) -> bool:

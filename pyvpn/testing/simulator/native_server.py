@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sqlite3
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from ipaddress import IPv4Interface, ip_network
 from pathlib import Path as File
 from typing import Any, ParamSpec, TypeVar, cast
@@ -338,7 +338,7 @@ class _SimPorts(Ports):
     def number(self) -> int:
         return sum(self.numbers)
 
-    def send_datagrams(self, datagrams: list[bytes], path: Path, tos: int) -> int:
+    def send_datagrams(self, datagrams: Sequence[bytes], path: Path, tos: int) -> int:
         return 0 if self._opened is None else self._opened.send_datagrams(datagrams, path, tos)
 
     def send_whole(self, datagram: bytes, path: Path) -> bool:

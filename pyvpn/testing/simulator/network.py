@@ -49,6 +49,8 @@ class Host:
         self.interface = 0
         """The number of its interface: another one after each move."""
         self.is_up = True
+        self.is_stopped = False
+        """Whether its process stands still, while the kernel goes on."""
         self.process: object = None
         """Whose timers stand still when it sleeps, beside those of its streams."""
         self.tcp = Tcp(self)
@@ -122,10 +124,26 @@ class Host:
         held, self._held = self._held, []
         self.network.clock.release(held, slept)
 
+    def stop_process(self) -> None:
+        """Have the process stand still until :meth:`continue_process`, as SIGSTOP does.
+
+        Datagrams wait in its sockets, as many as these hold.  Not for hosts with streams.
+        """
+        self.is_stopped = True
+        self._held = self.network.clock.hold(lambda call: _owner(call) is self.process)
+
+    def continue_process(self) -> None:
+        """Go on: first with what waits in the sockets, then with the timers, which are late."""
+        self.is_stopped = False
+        for port in self._udp.values():
+            port.go_on()
+        held, self._held = self._held, []
+        self.network.clock.release(held, 0.0)
+
     def _is_ours(self, call: SimCall) -> bool:
         if call.process is not None:
             return call.process is self.process
-        owner = getattr(call.function, "__self__", None)
+        owner = _owner(call)
         return owner is not None and (owner is self.process or self.tcp.owns(owner))
 
     def end_process(self) -> None:
@@ -178,6 +196,10 @@ class Host:
     def __repr__(self) -> str:
         """Its name."""
         return f"<Host {self.name}>"
+
+
+def _owner(call: SimCall) -> object:
+    return getattr(call.function, "__self__", None)
 
 
 class Network:

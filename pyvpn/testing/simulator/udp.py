@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from zope.interface import implementer
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 UDP = 17
 """The protocol's number in an IP header."""
+MOST_WAITING = 277
+"""Small datagrams that a socket of Linux holds as it comes; what arrives then is lost."""
 
 
 @implementer(IDatagramSink)
@@ -31,7 +33,7 @@ class UdpPort:
         self.receiver = receiver
         self._arrived: list[tuple[Packet, int]] = []
 
-    def send_datagrams(self, datagrams: list[bytes], path: Path, tos: int) -> int:
+    def send_datagrams(self, datagrams: Sequence[bytes], path: Path, tos: int) -> int:
         """Send each; none is taken in a family of which the host has no address."""
         host = self.host
         # As the real port does: from anywhere, if the address is not ours any more.
@@ -57,11 +59,21 @@ class UdpPort:
 
     def received(self, packet: Packet) -> None:
         """Take what has arrived; for the host."""
-        if not self._arrived:
+        stopped = self.host.is_stopped
+        if stopped and len(self._arrived) >= MOST_WAITING:
+            return
+        if not self._arrived and not stopped:
             self.host.network.clock.soon(self._hand_out)
         self._arrived.append((packet, self.host.interface))
 
+    def go_on(self) -> None:
+        """Hand out what has waited while the process stood still; for the host."""
+        if self._arrived:
+            self.host.network.clock.soon(self._hand_out)
+
     def _hand_out(self) -> None:
+        if self.host.is_stopped:
+            return
         arrived, self._arrived = self._arrived, []
         if not self.host.is_open(self):
             return
