@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -79,9 +80,15 @@ def test_server_killed(office: Office, source: Source, hosts: tuple[str, ...]) -
     assert office.leases_in_use() == 3
 
 
+@pytest.mark.parametrize("whose", ["clients", "server"])
 @pytest.mark.parametrize("seconds", (10, 200, 3600) if SOAKING else (4,))
 def test_frozen(
-    office: Office, lab: Lab, source: Source, hosts: tuple[str, ...], seconds: int
+    office: Office,
+    lab: Lab,
+    source: Source,
+    hosts: tuple[str, ...],
+    seconds: int,
+    whose: Literal["clients", "server"],
 ) -> None:
     """A24: a laptop sleeps: when it wakes, traffic within 1 s, and one initiation in 5 s at most.
 
@@ -89,32 +96,33 @@ def test_frozen(
     The same with the server.
     """
     with travellers(office, source, hosts) as three, Wire(lab) as wire:
-        clients = [three[0].client.process, three[1].client.process, three[2].app.process]
-        for whose, victims in ("clients", clients), ("server", [office.server.process]):
-            for each in victims:
-                each.send_signal(signal.SIGSTOP)
-            time.sleep(seconds)
-            wire.forget()
-            for each in victims:
-                each.send_signal(signal.SIGCONT)
-            woke = time.time()
-            took = {each.kind: each.back(woke) for each in three}
-            tell(figures(f"{whose} frozen for {seconds} s, back after", took))
-            time.sleep(max(0.0, woke + 5 - time.time()))
-            begun = Counter(sight.source for sight in wire.look() if sight.kind == INITIATION)
-            tell(f"    initiations in 5 s, by who began them: {dict(begun)}")
-            if whose == "server" and seconds > 60:
-                # Nobody tells who has TLS alone that a server is back: it asks, after a time
-                # ever less often, but each minute.
-                below(took.pop("tcp"), LONGEST_PAUSE + AT_ONCE)
-            all_below(took, AT_ONCE)
-            if whose == "clients":
-                # To each of the two by UDP the server may begin one because it is time, one
-                # because it is there again, and one more for a cookie.
-                assert begun.pop((SERVER_ADDRESS, PORT), 0) <= 2 * 3, "a storm of initiations"
-                assert set(begun.values()) <= {1}, "a storm of initiations"
-            else:
-                assert begun.total() <= 3
+        victims = [three[0].client.process, three[1].client.process, three[2].app.process]
+        if whose == "server":
+            victims = [office.server.process]
+        for each in victims:
+            each.send_signal(signal.SIGSTOP)
+        time.sleep(seconds)
+        wire.forget()
+        for each in victims:
+            each.send_signal(signal.SIGCONT)
+        woke = time.time()
+        took = {each.kind: each.back(woke) for each in three}
+        tell(figures(f"{whose} frozen for {seconds} s, back after", took))
+        time.sleep(max(0.0, woke + 5 - time.time()))
+        begun = Counter(sight.source for sight in wire.look() if sight.kind == INITIATION)
+        tell(f"    initiations in 5 s, by who began them: {dict(begun)}")
+        if whose == "server" and seconds > 60:
+            # Nobody tells who has TLS alone that a server is back: it asks, after a time ever
+            # less often, but each minute.
+            below(took.pop("tcp"), LONGEST_PAUSE + AT_ONCE)
+        all_below(took, AT_ONCE)
+        if whose == "clients":
+            # To each of the two by UDP the server may begin one because it is time, one because
+            # it is there again, and one more for a cookie.
+            assert begun.pop((SERVER_ADDRESS, PORT), 0) <= 2 * 3, "a storm of initiations"
+            assert set(begun.values()) <= {1}, "a storm of initiations"
+        else:
+            assert begun.total() <= 3
 
 
 def test_clients_killed(office: Office, lab: Lab, hosts: tuple[str, ...]) -> None:
