@@ -95,6 +95,8 @@ def test_frozen(
     Here its processes are stopped; that its clocks tell of the sleep is told by the unit tests.
     The same with the server.
     """
+    # By default the office's kernel gives a connection up that was not heard of for 15 minutes.
+    lab.run("office", ["sysctl", "-qw", "net.ipv4.tcp_retries2=100"])
     with travellers(office, source, hosts) as three, Wire(lab) as wire:
         victims = [three[0].client.process, three[1].client.process, three[2].app.process]
         if whose == "server":
